@@ -1,0 +1,85 @@
+"""What every algorithm file needs and none should spell differently: optimizer, schedule, streams."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+
+from genpolicy.errors import UsageError
+from genpolicy.networks import weight_decay_groups
+from genpolicy.seeding import generator_from
+
+__all__ = ["OptimizerSettings", "configure_adamw", "learning_rate_factor", "step_generator"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW with linear warm-up and a cosine or constant schedule.
+
+    Args:
+        max_steps: optimizer steps of the whole run, at least 1.
+        lr: peak learning rate.
+        betas: Adam's decay rates.
+        eps: added to Adam's denominator.
+        weight_decay: decoupled decay of matrix weights; biases and norms are not decayed.
+        warmup_steps: steps over which the rate rises linearly from 0.
+        schedule: ``"cosine"`` falls to 0 at ``max_steps``; ``"constant"`` stays.
+    """
+
+    max_steps: int
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.95, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-6
+    warmup_steps: int = 500
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1 or self.lr <= 0:
+            raise UsageError(
+                f"optimizer: got max_steps {self.max_steps} and lr {self.lr}, expected both positive"
+            )
+        if self.schedule not in ("cosine", "constant"):
+            raise UsageError(f"optimizer: schedule {self.schedule!r} is not 'cosine' or 'constant'")
+        object.__setattr__(self, "betas", tuple(self.betas))
+
+
+def learning_rate_factor(step: int, settings: OptimizerSettings) -> float:
+    """Return the fraction of the peak rate used at optimizer step ``step`` (from 0)."""
+    warmup = min(settings.warmup_steps, settings.max_steps // 2)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if settings.schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / max(1, settings.max_steps - warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def configure_adamw(module: torch.nn.Module, settings: OptimizerSettings) -> dict[str, Any]:
+    """Return Lightning's optimizer dictionary for the trainable parameters of ``module``."""
+    optimizer = torch.optim.AdamW(
+        weight_decay_groups(module, settings.weight_decay),
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=True,
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, settings)
+    )
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+    }
+
+
+def step_generator(module: LightningModule, seed: int) -> torch.Generator:
+    """Return the generator of the current training step: a function of seed, step and rank.
+
+    Nothing has to be restored on resume: step ``k`` draws the same numbers whenever it runs.
+    """
+    return generator_from(seed, "loss", module.global_step, module.global_rank, device=module.device)

@@ -1,0 +1,96 @@
+"""Configurations from `configs/` and command-line overrides, with errors a user can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from genpolicy.cli.configs_dir import configs_dir
+from genpolicy.errors import UsageError, nearest
+
+__all__ = ["compose_config", "option_names"]
+
+
+def option_names(group: str, *, root: Path | None = None) -> list[str]:
+    """Return the options of a configuration group, for example ``option_names("experiment")``."""
+    folder = (root or configs_dir()) / group
+    return sorted(p.stem for p in folder.glob("*.yaml"))
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the resolved configuration ``configs/NAME.yaml`` with ``overrides`` as plain containers.
+
+    Args:
+        name: primary configuration, for example ``"train"``.
+        overrides: Hydra overrides such as ``experiment=pusht_flow`` or ``trainer.max_steps=100``.
+
+    Raises:
+        UsageError: for overrides that do not parse, unknown keys or options (naming the nearest
+            valid ones), and values that are missing or do not resolve.
+    """
+    root = configs_dir()
+    GlobalHydra.instance().clear()
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UsageError(f"cannot read the overrides {list(overrides)}: {_first(error)}") from error
+    with initialize_config_dir(version_base="1.3", config_dir=str(root)):
+        keys = [str(p.key_or_group) for p in parsed]
+        _check_keys(name, [k for k in keys if k], root)
+        try:
+            config = compose(name, overrides=list(overrides))
+            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except MissingConfigException as error:
+            raise UsageError(_missing_option(error, parsed, root)) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(f"configuration: {_first(error)}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _first(error: Exception) -> str:
+    return " ".join(str(error).split("\n\n")[0].split())
+
+
+def _groups(root: Path) -> list[str]:
+    return sorted(p.name for p in root.iterdir() if p.is_dir())
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield prefix + key
+        if isinstance(value, Mapping):
+            yield from _leaves(value, prefix + key + ".")
+
+
+def _check_keys(name: str, keys: Sequence[str], root: Path) -> None:
+    """Refuse top-level names that are neither a group nor an entry of the primary configuration."""
+    if not (root / f"{name}.yaml").is_file():
+        options = [p.stem for p in root.glob("*.yaml")]
+        raise UsageError(f"there is no configuration {name!r}; {nearest(name, options)}")
+    base = OmegaConf.to_container(OmegaConf.load(root / f"{name}.yaml"))
+    assert isinstance(base, dict)
+    known = {str(k) for k in base if k != "defaults"} | set(_groups(root))
+    for key in keys:
+        top = key.lstrip("+~").split("@")[0].split("/")[0].split(".")[0]
+        if top not in known and not key.startswith("+"):
+            raise UsageError(f"unknown key {key!r}; {nearest(top, known)}")
+
+
+def _missing_option(error: MissingConfigException, parsed: Sequence[Any], root: Path) -> str:
+    for override in parsed:
+        group = str(override.key_or_group).lstrip("+~").split("@")[0]
+        value = override.value()
+        if (root / group).is_dir() and isinstance(value, str):
+            options = option_names(group, root=root)
+            if value not in options:
+                return f"{group} has no option {value!r}; {nearest(value, options)}"
+    return _first(error)

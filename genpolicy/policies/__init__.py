@@ -1,0 +1,15 @@
+"""Policies: stateless maps from observations to chunks of actions, and their checkpoints."""
+
+from genpolicy.policies.base import Policy
+from genpolicy.policies.checkpoint import PolicyCard, load_policy, read_card, save_policy
+from genpolicy.policies.generative import GenerativePolicy, build_policy
+
+__all__ = [
+    "GenerativePolicy",
+    "Policy",
+    "PolicyCard",
+    "build_policy",
+    "load_policy",
+    "read_card",
+    "save_policy",
+]

@@ -1,0 +1,225 @@
+"""Policy checkpoints: a folder of safetensors and one JSON file, complete or absent.
+
+::
+
+    policy.json          schema version, configuration, TaskSpec, normalizer statistics, data set
+                         fingerprint, versions, training step, metrics, sha256 of the weights
+    ema.safetensors      averaged weights: what ``load_policy`` uses
+    raw.safetensors      the optimizer's own weights
+
+Nothing in it is executed on loading: weights are safetensors, the configuration is rebuilt through
+the allow-list of ``genpolicy.config``, and there is no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from genpolicy.data.normalizer import Normalizer
+from genpolicy.errors import CheckpointError, UsageError
+from genpolicy.files import publish_folder, sha256_of, write_json
+from genpolicy.policies.generative import GenerativePolicy, build_policy
+from genpolicy.shapes import TaskSpec
+
+__all__ = ["PolicyCard", "installed_versions", "load_policy", "read_card", "save_policy"]
+
+SCHEMA_VERSION = 1
+_CARD = "policy.json"
+Weights = Literal["ema", "raw"]
+
+
+@dataclass(frozen=True)
+class PolicyCard:
+    """All of a policy checkpoint but its weights, in plain containers.
+
+    Args:
+        policy: the ``build_policy`` configuration.
+        spec: what the policy sees and returns.
+        normalizer: ``Normalizer.to_json`` of the training data.
+        dataset: name, kind, fingerprint and counts of the training data.
+        training: algorithm, step, seed and whatever reproduces the run.
+        metrics: figures measured at this step, by name.
+        versions: packages the checkpoint was written with.
+        weights: for each of ``"ema"`` and ``"raw"`` the file name and its sha256.
+        schema_version: layout of the folder.
+    """
+
+    policy: Mapping[str, Any]
+    spec: TaskSpec
+    normalizer: Mapping[str, Any]
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain containers for ``policy.json``."""
+        return {
+            "schema_version": self.schema_version,
+            "policy": self.policy,
+            "spec": self.spec.to_json(),
+            "normalizer": self.normalizer,
+            "dataset": self.dataset,
+            "training": self.training,
+            "metrics": self.metrics,
+            "versions": self.versions,
+            "weights": self.weights,
+        }
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that can move a number."""
+    versions = {"python": platform.python_version()}
+    for name in ("genpolicy", "torch", "numpy", "lightning", "gymnasium", "mujoco", "gym-pusht"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def save_policy(
+    path: str | Path, card: PolicyCard, weights: Mapping[Weights, Mapping[str, Tensor]]
+) -> Path:
+    """Write a policy checkpoint atomically.
+
+    Args:
+        path: the folder to create or replace.
+        card: everything but weights; its ``weights`` entry is filled in here.
+        weights: state dicts of the policy by kind; ``"ema"`` is required.
+
+    Returns:
+        The folder.
+    """
+    if "ema" not in weights:
+        raise UsageError(f"save_policy: got weights {sorted(weights)}, expected at least 'ema'")
+    target = Path(path)
+    with publish_folder(target) as stage:
+        files: dict[str, dict[str, str]] = {}
+        for kind, state in weights.items():
+            file = stage / f"{kind}.safetensors"
+            plain = {name: t.detach().cpu().contiguous() for name, t in state.items()}
+            save_file(plain, file)
+            files[kind] = {"file": file.name, "sha256": sha256_of(file)}
+        content = {**card.to_json(), "weights": files}
+        write_json(stage / _CARD, content)
+    return target
+
+
+def _resolve(path: str | Path) -> Path:
+    """Return the checkpoint folder meant by ``path``: it, a run's ``last``, or a shipped name."""
+    given = Path(path)
+    shipped = Path(__file__).resolve().parents[2] / "checkpoints"
+    for candidate in (given, given / "last", Path("checkpoints") / given, shipped / given):
+        if (candidate / _CARD).is_file():
+            return candidate
+    known = sorted(p.parent.name for p in shipped.glob(f"*/{_CARD}"))
+    raise CheckpointError(
+        f"{given} holds no {_CARD}; give a checkpoint folder, a run folder, or one of "
+        f"the shipped policies {known}"
+    )
+
+
+def read_card(path: str | Path) -> PolicyCard:
+    """Read a checkpoint's ``policy.json`` without touching its weights.
+
+    Raises:
+        CheckpointError: when the folder or file is missing, not JSON, or of a newer schema.
+    """
+    folder = _resolve(path)
+    try:
+        content = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+        schema = int(content["schema_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / _CARD} is damaged ({error}); restore the folder") from error
+    if schema > SCHEMA_VERSION:
+        needs = content.get("versions", {}).get("genpolicy", "a newer version")
+        raise CheckpointError(
+            f"{folder} has schema {schema}, this genpolicy reads up to {SCHEMA_VERSION}; "
+            f"it needs genpolicy >= {needs}"
+        )
+    try:
+        return PolicyCard(**{**content, "spec": TaskSpec.from_json(content["spec"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / _CARD} is incomplete ({error}); restore the folder") from error
+
+
+def load_policy(
+    path: str | Path, *, weights: Weights = "ema", device: torch.device | str | None = None
+) -> GenerativePolicy:
+    """Load a trained policy, ready to act.
+
+    Args:
+        path: a checkpoint folder (``runs/.../last``), a run folder, or the name of a folder under
+            ``checkpoints/``.
+        weights: ``"ema"`` (averaged) or ``"raw"``.
+        device: where to put it; None leaves it on the CPU.
+
+    Raises:
+        CheckpointError: when anything is missing, damaged, of another shape or not finite.
+    """
+    folder = _resolve(path)
+    card = read_card(folder)
+    if not card.normalizer:
+        raise CheckpointError(f"{folder}: normalizer statistics are absent; the policy cannot be used")
+    try:
+        policy = build_policy(
+            card.policy, spec=card.spec, normalizer=Normalizer.from_json(card.normalizer)
+        )
+    except UsageError as error:
+        raise CheckpointError(f"{folder}: its configuration does not build: {error}") from error
+    load_weights(policy, folder, card, weights)
+    policy.eval().requires_grad_(False)
+    return policy if device is None else policy.to(device)
+
+
+def load_weights(module: nn.Module, folder: Path, card: PolicyCard, weights: Weights) -> None:
+    """Load verified weights into ``module``, strictly.
+
+    Raises:
+        CheckpointError: when the file is missing, altered, no safetensors, or does not fit.
+    """
+    if weights not in card.weights:
+        raise CheckpointError(
+            f"{folder} has weights {sorted(card.weights)}, not {weights!r}; choose one of them"
+        )
+    entry = card.weights[weights]
+    file = folder / Path(entry["file"]).name
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; restore the checkpoint folder")
+    digest = sha256_of(file)
+    if digest != entry["sha256"]:
+        raise CheckpointError(
+            f"{file} was altered or damaged: sha256 {digest}, expected {entry['sha256']}"
+        )
+    try:
+        state = load_file(file)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{file} is not a safetensors file ({error})") from error
+    own = module.state_dict()
+    problems = [f"missing {name}" for name in sorted(set(own) - set(state))]
+    problems += [f"unexpected {name}" for name in sorted(set(state) - set(own))]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in sorted(set(own) & set(state))
+        if state[name].shape != own[name].shape
+    ]
+    if problems:
+        raise CheckpointError(f"{file} does not fit its configuration: " + "; ".join(problems))
+    broken = sorted(n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all())
+    if broken:
+        raise CheckpointError(f"{file}: {broken} hold values that are not finite")
+    module.load_state_dict(state, strict=True)

@@ -1,0 +1,230 @@
+"""Start a training run, or continue one exactly where it stopped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from genpolicy.config import COMPONENT_PACKAGES, build
+from genpolicy.data.datamodule import WindowDataModule
+from genpolicy.errors import CheckpointError, UsageError
+from genpolicy.files import RunLock
+from genpolicy.policies import GenerativePolicy, PolicyCard, build_policy
+from genpolicy.policies.checkpoint import installed_versions
+from genpolicy.seeding import derive_seed
+from genpolicy.training.averaging import PowerEMA
+from genpolicy.training.callbacks import (
+    RecordMetrics,
+    SaveRun,
+    SeedEachStep,
+    StepProgress,
+    StopWhenNotFinite,
+)
+from genpolicy.training.measure import Measure
+from genpolicy.training.run_folder import RunFolder
+from genpolicy.training.state_io import FolderCheckpointIO
+
+__all__ = ["resume", "train"]
+
+_ALGORITHM_PACKAGES = (*COMPONENT_PACKAGES, "genpolicy.algorithms")
+
+
+def train(config: Mapping[str, Any], *, progress: bool = True) -> Path:
+    """Run a training described by a resolved ``configs/train.yaml``.
+
+    Args:
+        config: plain containers; what ``genpolicy train --show`` prints.
+        progress: whether to draw a progress bar.
+
+    Returns:
+        The run folder; ``folder / "last"`` is the policy.
+
+    Raises:
+        GenpolicyError: of the kind that fits (configuration, data, checkpoint, numerics).
+    """
+    folder = RunFolder(config["run_dir"])
+    with RunLock(folder.path):
+        folder.tidy()
+        folder.start(config)
+        return _fit(folder, config, state=None, progress=progress)
+
+
+def resume(path: str | Path, *, progress: bool = True) -> Path:
+    """Continue a run from its newest training state; a run without one starts over.
+
+    The result equals, bit for bit on a CPU, that of a run that was never stopped: batches, noise,
+    dropout and averaging are functions of the seed and the step, and the rest is restored.
+
+    Args:
+        path: a run folder.
+        progress: whether to draw a progress bar.
+
+    Raises:
+        CheckpointError: when ``path`` is no run or its state is damaged.
+    """
+    folder = RunFolder(path)
+    config = folder.config()
+    with RunLock(folder.path):
+        folder.tidy()
+        return _fit(folder, config, state=folder.latest_state(), progress=progress)
+
+
+def _fit(
+    folder: RunFolder, config: Mapping[str, Any], *, state: Path | None, progress: bool
+) -> Path:
+    trainer_config = copy.deepcopy(dict(config["trainer"]))
+    n_threads = trainer_config.pop("n_threads")
+    if n_threads is not None:
+        torch.set_num_threads(int(n_threads))
+    seed = int(config["seed"])
+    first_step = 0 if state is None else int(state.name.removeprefix("step-"))
+    folder.truncate_metrics(first_step)
+    data = WindowDataModule(**config["data"], seed=derive_seed(seed, "data"))
+    data.setup("fit")
+    algorithm = _build_algorithm(config, data, seed)
+    ema = PowerEMA(**config["ema"])
+    record = RecordMetrics(folder, every=int(config["log_every"]))
+    measure = Measure(config["evaluation"], data, seed=seed)
+    save = SaveRun(
+        folder,
+        every=int(config["save"]["every"]),
+        keep=config["save"]["keep"],
+        best_metric=config["save"]["best_metric"],
+        best_mode=config["save"]["best_mode"],
+        ema=ema,
+        card=_card(config, data, algorithm),
+        measure=measure,
+        record=record,
+    )
+    callbacks = [SeedEachStep(seed), StopWhenNotFinite(), ema, record, save]
+    if progress:
+        callbacks.append(StepProgress(description=str(config["name"])))
+    if first_step >= int(trainer_config["max_steps"]):
+        return folder.path
+    trainer = Trainer(
+        **trainer_config,
+        default_root_dir=folder.path,
+        max_epochs=-1,
+        callbacks=callbacks,
+        logger=_loggers(config, folder),
+        plugins=[FolderCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        log_every_n_steps=int(config["log_every"]),
+    )
+    try:
+        trainer.fit(algorithm, datamodule=data, ckpt_path=None if state is None else str(state))
+    except SystemExit:
+        # Lightning turns Ctrl-C into an exit with status 1; give the caller the interrupt back.
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    return folder.path
+
+
+def _build_algorithm(
+    config: Mapping[str, Any], data: WindowDataModule, seed: int
+) -> LightningModule:
+    """Build the policy and the algorithm around it with weights drawn from the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "init"))
+        policy = build_policy(config["policy"], spec=data.spec, normalizer=data.normalizer)
+        optimizer = build(config["optimizer"], packages=_ALGORITHM_PACKAGES)
+        algorithm = build(
+            config["algorithm"],
+            packages=_ALGORITHM_PACKAGES,
+            policy=policy,
+            optimizer=optimizer,
+            seed=seed,
+        )
+    if not isinstance(algorithm, LightningModule):
+        raise UsageError(f"algorithm: {config['algorithm']['_target_']} is no training algorithm")
+    return algorithm
+
+
+def _card(
+    config: Mapping[str, Any], data: WindowDataModule, algorithm: LightningModule
+) -> PolicyCard:
+    policy = algorithm.policy
+    assert isinstance(policy, GenerativePolicy)
+    source = data.episodes.source
+    return PolicyCard(
+        policy=dict(config["policy"]),
+        spec=policy.spec,
+        normalizer=policy.normalizer.to_json(),
+        dataset={
+            "name": source.name,
+            "kind": source.kind,
+            "fingerprint": data.fingerprint,
+            "n_episodes": len(data.episodes.episode_ends),
+            "n_steps": len(data.episodes.actions),
+        },
+        training={
+            "name": config["name"],
+            "seed": config["seed"],
+            "max_steps": config["trainer"]["max_steps"],
+            "precision": config["trainer"]["precision"],
+            "batch_size": config["data"]["batch_size"],
+            "algorithm": config["algorithm"],
+            "optimizer": config["optimizer"],
+            "ema": config["ema"],
+            "n_parameters": sum(p.numel() for p in policy.parameters()),
+        },
+        versions=installed_versions(),
+    )
+
+
+def _loggers(config: Mapping[str, Any], folder: RunFolder) -> list[Logger]:
+    loggers: list[Logger] = []
+    settings = config["logger"]
+    if settings["tensorboard"]:
+        loggers.append(TensorBoardLogger(save_dir=folder.path, name="tensorboard", version=""))
+    if settings["wandb"] is not None:
+        loggers.append(_wandb_logger(settings["wandb"], config, folder))
+    return loggers
+
+
+def _wandb_logger(
+    settings: Mapping[str, Any], config: Mapping[str, Any], folder: RunFolder
+) -> Logger:
+    """Return a W&B logger that continues the run's own id and goes offline when it cannot connect."""
+    try:
+        import wandb
+        from lightning.pytorch.loggers import WandbLogger
+    except ImportError as error:
+        raise UsageError("logger=wandb needs W&B; install genpolicy[wandb]") from error
+    identity = f"{derive_seed(str(folder.path.resolve()), str(config['name'])):x}"
+    shared = {"project": settings["project"], "entity": settings["entity"], "id": identity}
+    try:
+        return WandbLogger(
+            save_dir=str(folder.path), offline=bool(settings["offline"]), resume="allow", **shared
+        )
+    except (wandb.errors.CommError, wandb.errors.UsageError, OSError):
+        return WandbLogger(save_dir=str(folder.path), offline=True, **shared)
+
+
+def check_same_data(card: PolicyCard, data: WindowDataModule) -> None:
+    """Refuse a teacher whose normalizer or spec differs from this run's data.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    if card.normalizer != data.normalizer.to_json() or card.spec != data.spec:
+        raise CheckpointError(
+            f"the teacher was trained on {card.dataset.get('name')} "
+            f"({card.dataset.get('fingerprint', '?')[:12]}, {card.spec}); this run has "
+            f"{data.episodes.source.name} ({data.fingerprint[:12]}, {data.spec}). Train both on the "
+            "same data with the same windows"
+        )
+
+
