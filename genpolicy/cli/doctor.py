@@ -65,12 +65,15 @@ def run(argv: Sequence[str]) -> int:
 
 def _rows_of(check: Callable[[], Iterable[Row]]) -> list[Row]:
     """Run one check; a broken dependency that stops the check itself is reported as its row."""
+    rows: list[Row] = []
     try:
-        return list(check())
+        for row in check():
+            rows.append(row)  # one by one: those before an error are kept
     except (ImportError, OSError, RuntimeError) as error:
         name = check.__name__.removeprefix("check_")
         found = f"{type(error).__name__}: {error}"
-        return [Row(name, name, "FAIL", found, "pip install 'genpolicy[sim]'")]
+        rows.append(Row(name, name, "FAIL", found, "reinstall: pip install 'genpolicy[sim]'"))
+    return rows
 
 
 def _table(rows: Sequence[Row]) -> Table:
