@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from genpolicy.config import COMPONENT_PACKAGES, build
 from genpolicy.data.datamodule import WindowDataModule
-from genpolicy.errors import CheckpointError, UsageError
+from genpolicy.errors import UsageError
 from genpolicy.files import RunLock
 from genpolicy.policies import GenerativePolicy, PolicyCard, build_policy
 from genpolicy.policies.checkpoint import installed_versions
@@ -211,20 +211,4 @@ def _wandb_logger(
         )
     except (wandb.errors.CommError, wandb.errors.UsageError, OSError):
         return WandbLogger(save_dir=str(folder.path), offline=True, **shared)
-
-
-def check_same_data(card: PolicyCard, data: WindowDataModule) -> None:
-    """Refuse a teacher whose normalizer or spec differs from this run's data.
-
-    Raises:
-        CheckpointError: naming both.
-    """
-    if card.normalizer != data.normalizer.to_json() or card.spec != data.spec:
-        raise CheckpointError(
-            f"the teacher was trained on {card.dataset.get('name')} "
-            f"({card.dataset.get('fingerprint', '?')[:12]}, {card.spec}); this run has "
-            f"{data.episodes.source.name} ({data.fingerprint[:12]}, {data.spec}). Train both on the "
-            "same data with the same windows"
-        )
-
 

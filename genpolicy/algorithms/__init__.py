@@ -1,0 +1,15 @@
+"""Algorithms: one LightningModule per file; a reader sees the whole update in ``training_step``."""
+
+from genpolicy.algorithms.common import OptimizerSettings
+from genpolicy.algorithms.consistency_bc import ConsistencyBC
+from genpolicy.algorithms.consistency_distillation import ConsistencyDistillation
+from genpolicy.algorithms.diffusion_bc import DiffusionBC
+from genpolicy.algorithms.flow_bc import FlowBC
+
+__all__ = [
+    "ConsistencyBC",
+    "ConsistencyDistillation",
+    "DiffusionBC",
+    "FlowBC",
+    "OptimizerSettings",
+]

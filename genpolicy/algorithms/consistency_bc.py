@@ -1,0 +1,111 @@
+"""Behaviour cloning with a consistency policy trained from data alone (consistency training).
+
+Source: arXiv 2303.01469 (consistency models), 2309.16984 (Consistency-BC), 2310.14189.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from genpolicy.algorithms.common import OptimizerSettings, configure_adamw, step_generator
+from genpolicy.errors import UsageError
+from genpolicy.losses import ConsistencyTraining, consistency_training_loss
+from genpolicy.policies import GenerativePolicy
+
+__all__ = ["ConsistencyBC"]
+
+
+class ConsistencyBC(LightningModule):
+    """Trains a flow map without a teacher.
+
+    Args:
+        policy: the policy to train; its denoiser is a flow map.
+        optimizer: AdamW settings.
+        seed: names the noise of every step.
+        settings: levels, weighting and distance.
+        target_decay: averaging of the frozen target per step, in [0, 1); 0 uses the student itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: GenerativePolicy,
+        optimizer: OptimizerSettings,
+        seed: int,
+        settings: ConsistencyTraining,
+        target_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if policy.denoiser.kind != "flow_map":
+            raise UsageError(
+                "ConsistencyBC trains a flow map, got a denoiser of kind "
+                f"{policy.denoiser.kind!r}; use denoiser=flow_map"
+            )
+        self.policy = policy
+        self.optimizer_settings = optimizer
+        self.seed = seed
+        self.settings = settings
+        self.target = FrozenTarget(policy.denoiser, decay=target_decay)
+
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch and named figures."""
+        clean, cond, mask = self.policy.training_pair(batch)
+        return consistency_training_loss(
+            self.policy.denoiser,
+            self.target.of(self.policy.denoiser),
+            clean,
+            cond,
+            step=self.optimizer_settings.max_steps if not self._attached() else self.global_step,
+            generator=generator,
+            settings=self.settings,
+            mask=mask,
+        )
+
+    def _attached(self) -> bool:
+        return self._trainer is not None
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """One step of gradient descent on ``loss``."""
+        loss, metrics = self.loss(batch, step_generator(self, self.seed))
+        return {"loss": loss, "metrics": metrics}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the target towards the student."""
+        self.target.update(self.policy.denoiser)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up."""
+        return configure_adamw(self.policy, self.optimizer_settings)
+
+
+class FrozenTarget(nn.Module):
+    """The target network of a consistency loss: the student without gradient, or its average.
+
+    Args:
+        student: the network that is trained.
+        decay: averaging per update, in [0, 1); 0 keeps no copy and returns the student.
+    """
+
+    def __init__(self, student: nn.Module, *, decay: float) -> None:
+        super().__init__()
+        if not 0.0 <= decay < 1.0:
+            raise UsageError(f"target_decay is {decay}, expected a value in [0, 1)")
+        self.decay = decay
+        self.copy = copy.deepcopy(student).requires_grad_(False) if decay > 0 else None
+
+    def of(self, student: nn.Module) -> nn.Module:
+        """Return the network to compare with."""
+        return student if self.copy is None else self.copy
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """Average the student in."""
+        if self.copy is not None:
+            pairs = zip(self.copy.parameters(), student.parameters(), strict=True)
+            for average, current in pairs:
+                average.lerp_(current, 1.0 - self.decay)
