@@ -1,0 +1,184 @@
+"""Every task by name: how to make it, what it measures and what its score is.
+
+Importing this module loads no simulator; ``make_env`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from genpolicy.errors import SimulatorError, UsageError, nearest
+from genpolicy.references import normalized_score
+
+if TYPE_CHECKING:
+    from genpolicy.envs.base import SeededEnv
+    from genpolicy.envs.vector import SeededVectorEnv
+
+__all__ = ["ENVS", "EnvEntry", "env_entry", "make_env", "make_vector_env"]
+
+
+@dataclass(frozen=True)
+class EnvEntry:
+    """A task that policies are evaluated on.
+
+    Args:
+        task: name of the task.
+        make: builds one environment; takes the keyword arguments of its class.
+        max_steps: steps after which an episode is truncated.
+        metrics: keys of ``info["metrics"]``, the same after every reset and step.
+        primary: the metric that results are ranked by; higher is better.
+        packages: distributions whose versions decide the numbers.
+        d4rl_name: environment whose reference returns normalise the return; None without such.
+        note: how a number from this task compares with published ones.
+    """
+
+    task: str
+    make: Callable[..., SeededEnv]
+    max_steps: int
+    metrics: tuple[str, ...]
+    primary: str
+    packages: tuple[str, ...]
+    d4rl_name: str | None
+    note: str
+
+    def score(self, episode_return: float) -> float | None:
+        """Return the D4RL score of an episode return in points; None where there is none."""
+        return None if self.d4rl_name is None else normalized_score(self.d4rl_name, episode_return)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the simulators, by package."""
+        found = {}
+        for package in self.packages:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = "missing"
+        return found
+
+
+def _maze2d(task: str) -> Callable[..., SeededEnv]:
+    def make(**settings: Any) -> SeededEnv:
+        from genpolicy.envs.maze2d import Maze2DEnv
+
+        return Maze2DEnv(task=task, **settings)
+
+    return make
+
+
+def _pusht(obs: str) -> Callable[..., SeededEnv]:
+    def make(**settings: Any) -> SeededEnv:
+        from genpolicy.envs.pusht import PushTEnv
+
+        return PushTEnv(**{"obs": obs, **settings})
+
+    return make
+
+
+_SHARED = ("success", "return", "clipped_actions")
+
+
+def _entries() -> Mapping[str, EnvEntry]:
+    entries = [
+        EnvEntry(
+            task=task,
+            make=_maze2d(task),
+            max_steps=max_steps,
+            metrics=(*_SHARED, "steps_at_goal", "time_to_goal", "d4rl_score"),
+            primary="d4rl_score",
+            packages=("gymnasium", "mujoco"),
+            d4rl_name=f"{task}-v1",
+            note="D4RL's task and geometry on current MuJoCo; scores above 100 are ordinary",
+        )
+        for task, max_steps in (
+            ("maze2d-umaze", 300),
+            ("maze2d-medium", 600),
+            ("maze2d-large", 800),
+        )
+    ]
+    entries += [
+        EnvEntry(
+            task=task,
+            make=_pusht(obs),
+            max_steps=300,
+            metrics=(*_SHARED, "max_reward", "max_coverage", "final_coverage"),
+            primary="max_reward",
+            packages=("gymnasium", "gym-pusht", "pymunk", "shapely", "pygame"),
+            d4rl_name=None,
+            note="Diffusion Policy's protocol and start states; its score is max_reward",
+        )
+        for task, obs in (
+            ("pusht", "keypoints"),
+            ("pusht-state", "state"),
+            ("pusht-pixels", "pixels"),
+        )
+    ]
+    return MappingProxyType({entry.task: entry for entry in entries})
+
+
+ENVS: Mapping[str, EnvEntry] = _entries()
+"""Every task by name."""
+
+
+def env_entry(task: str) -> EnvEntry:
+    """Return the entry of a task.
+
+    Raises:
+        UsageError: for an unknown task, naming the nearest ones.
+    """
+    if task not in ENVS:
+        raise UsageError(f"there is no environment for task {task!r}; {nearest(task, ENVS)}")
+    return ENVS[task]
+
+
+def make_env(task: str, **settings: Any) -> SeededEnv:
+    """Build the environment of a task.
+
+    Args:
+        task: a key of ``ENVS``.
+        settings: keyword arguments of the environment's class.
+
+    Raises:
+        UsageError: for an unknown task, or a setting that the environment refuses.
+        SimulatorError: when the simulator is not installed, naming the extra to install.
+    """
+    entry = env_entry(task)
+    try:
+        return entry.make(**settings)
+    except ModuleNotFoundError as error:
+        raise SimulatorError(
+            f"task {task!r} needs {error.name}, which is not installed; "
+            f"install it with: pip install 'genpolicy[sim]'"
+        ) from error
+
+
+def make_vector_env(
+    task: str, n_envs: int, *, workers: bool = False, **settings: Any
+) -> SeededVectorEnv:
+    """Build ``n_envs`` environments of a task that are reset and stepped by slot.
+
+    Args:
+        task: a key of ``ENVS``.
+        n_envs: number of slots, at least 1.
+        workers: give every slot a process of its own; worth it when stepping one environment takes
+            longer than about 0.2 ms, which pictures do and states do not.
+        settings: keyword arguments of the environment's class.
+
+    Raises:
+        UsageError: for an unknown task or ``n_envs`` below 1.
+        SimulatorError: when the simulator is not installed.
+    """
+    if n_envs < 1:
+        raise UsageError(f"n_envs is {n_envs}, expected at least 1")
+    env_entry(task)
+    try:
+        from genpolicy.envs.vector import SeededVectorEnv
+    except ModuleNotFoundError as error:
+        raise SimulatorError(
+            f"task {task!r} needs {error.name}, which is not installed; "
+            f"install it with: pip install 'genpolicy[sim]'"
+        ) from error
+    return SeededVectorEnv(task, n_envs, workers=workers, settings=settings)
