@@ -1,11 +1,13 @@
 """Analytic paths: straight line (flow matching), cosine, VP diffusion, and Karras (VE, EDM).
 
-linear   alpha = 1 - t                       sigma = t
-cosine   alpha = cos(a) / cos(b)             a = b + c t,  c = (pi/2)/(1 + offset),  b = c offset
-         sigma = sqrt(sin(a + b) sin(a - b)) / cos(b)      (1 - alpha^2, without cancellation)
-vp       alpha = exp(-q/2)                   q = beta_min t + (beta_max - beta_min) t^2 / 2
-         sigma = sqrt(1 - exp(-q))
-karras   alpha = 1                           sigma = sigma_max t^rho
+Time runs from 0 (clean) to 1 (noise) and::
+
+    linear   alpha = 1 - t                   sigma = t
+    cosine   alpha = cos(a) / cos(b)         a = b + c t, c = (pi/2)/(1 + offset), b = c offset
+             sigma = sqrt(sin(a + b) sin(a - b)) / cos(b)    (1 - alpha^2, without cancellation)
+    vp       alpha = exp(-q/2)               q = beta_min t + (beta_max - beta_min) t^2 / 2
+             sigma = sqrt(1 - exp(-q))
+    karras   alpha = 1                       sigma = sigma_max t^rho
 """
 
 from __future__ import annotations
@@ -169,8 +171,8 @@ class VPPath:
 class KarrasPath:
     """The variance-exploding path of EDM, in the time that makes its grid uniform.
 
-    The levels of EDM, ``(sigma_max^(1/rho) + i/(n-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho``,
-    are equally spaced times between ``t_max = 1`` and ``t_min = (sigma_min/sigma_max)^(1/rho)``.
+    EDM spaces sigma^(1/rho) equally from sigma_max to sigma_min. Here these are equally spaced
+    times between ``t_max = 1`` and ``t_min = (sigma_min/sigma_max)^(1/rho)``.
 
     Args:
         sigma_min: noise level of the last network evaluation, positive.
