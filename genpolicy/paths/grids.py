@@ -15,6 +15,7 @@ lie in ``[t_min, t_max]``; the last one, 0 by default, is where the sample ends 
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -62,7 +63,7 @@ def grid(
     if n_steps < 1:
         raise UsageError(f"grid: n_steps is {n_steps}, expected at least 1")
     times = [*GRIDS[kind](path, n_steps, **options), float(end)]
-    if any(later >= earlier for earlier, later in zip(times, times[1:], strict=False)):
+    if any(later >= earlier for earlier, later in itertools.pairwise(times)):
         raise UsageError(
             f"grid: the times of {n_steps} {kind!r} steps on {type(path).__name__} down to {end} "
             f"do not decrease: {_abbreviate(times)}; use fewer steps or a smaller end"
@@ -168,8 +169,8 @@ def _ends(path: Path, kind: str) -> tuple[float, float]:
 
 def _times_of_sigma(path: Path, ratios: list[float]) -> list[float]:
     values = torch.tensor(ratios, dtype=torch.float64)
-    times = path.t_of_log_snr(-2.0 * values.log()).clamp(path.t_min, path.t_max).tolist()
-    return [path.t_max, *times[1:]]
+    times = path.t_of_log_snr(-2.0 * values.log()).clamp(path.t_min, path.t_max)
+    return [path.t_max, *(t.item() for t in times[1:])]
 
 
 def _n_levels(path: Path, n_steps: int, kind: str) -> int:

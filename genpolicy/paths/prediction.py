@@ -3,14 +3,16 @@
 With ``x_t = alpha clean + sigma noise`` and ``D`` the denoised action (the network's estimate of
 ``clean``):
 
-    clean     D = p
-    noise     D = (x_t - sigma p)/alpha                                   target: noise
-    velocity  D = (sigma p - dsigma x_t)/(dalpha sigma - dsigma alpha)    target: dalpha clean + dsigma noise
-    v         D = (alpha x_t - sigma p)/(alpha^2 + sigma^2)               target: alpha noise - sigma clean
-    score     D = (x_t + sigma^2 p)/alpha                                 target: -noise/sigma
+    prediction p   training target              denoised
+    clean          clean                        D = p
+    noise          noise                        D = (x_t - sigma p)/alpha
+    velocity       dalpha clean + dsigma noise  D = (sigma p - dsigma x_t)
+                                                    / (dalpha sigma - dsigma alpha)
+    v              alpha noise - sigma clean    D = (alpha x_t - sigma p)/(alpha^2 + sigma^2)
+    score          -noise/sigma                 D = (x_t + sigma^2 p)/alpha
 
-``velocity`` is dx_t/dt and ``v`` the angular velocity of progressive distillation (arXiv 2202.00512,
-appendix D): two different things. On LinearPath ``D = x_t - t velocity``.
+``velocity`` is dx_t/dt; ``v`` is the angular velocity of progressive distillation (arXiv
+2202.00512, appendix D). They differ. On LinearPath ``D = x_t - t velocity``.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
     (2)  level k of n sits at time (k + 1)/n; between levels log-SNR is linear in t
     (3)  below level 0, t < 1/n: sigma = sigma_0 n t and alpha = sqrt(1 - sigma^2)
 
-Tables: ``linear`` and ``scaled_linear`` (equal steps in beta or in sqrt(beta)); ``squaredcos_cap_v2``,
-``beta_k = min(1 - f((k+1)/n)/f(k/n), 0.999)`` with ``f(u) = cos^2((u + 0.008)/1.008 pi/2)``; and
+Tables: ``linear`` and ``scaled_linear`` (equal steps in beta or in sqrt(beta));
+``squaredcos_cap_v2``, ``beta_k = min(1 - f((k+1)/n)/f(k/n), 0.999)`` with
+``f(u) = cos^2((u + 0.008)/1.008 pi/2)``; and
 ``dql_vp``, ``beta_k = 1 - exp(-b_min/n - (b_max - b_min)(2k + 1)/(2 n^2))``.
 """
 
@@ -36,9 +37,9 @@ class TabulatedPath:
     Args:
         schedule: name of the table; ``"betas"`` when the table itself is given.
         n_levels: number of levels, at least 1.
-        beta_start: first value of a ``linear``, ``scaled_linear`` or ``dql_vp`` table (there b_min);
-            None takes 1e-4, or 0.1 for ``dql_vp``.
-        beta_end: last value (b_max for ``dql_vp``); None takes 0.02, or 10 for ``dql_vp``.
+        beta_start: first beta of ``linear`` and ``scaled_linear``, b_min of ``dql_vp``; None takes
+            1e-4, or 0.1 for ``dql_vp``.
+        beta_end: last beta, b_max of ``dql_vp``; None takes 0.02, or 10 for ``dql_vp``.
         betas: the table itself, each in (0, 1); the other arguments are then not used.
 
     Raises:
