@@ -34,7 +34,6 @@ __all__ = ["Variant", "read_pusht"]
 Variant = Literal["keypoints", "state", "pixels"]
 
 _VARIANTS = ("keypoints", "state", "pixels")
-_IMAGE_ROWS = 1024
 # What zarr, its codecs and zipfile raise on bytes they cannot decode.
 _READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, zipfile.BadZipFile)
 
@@ -77,7 +76,7 @@ def read_pusht(
                 points = _read(group, "data/keypoint", file)
                 obs = {"keypoints": points.reshape(len(points), -1), **obs}
             else:
-                obs = {"image": _read_images(group, name, file), **obs}
+                obs = {"image": _read(group, "data/img", file), **obs}
         actions = _read(group, "data/action", file)
         ends = _read(group, "meta/episode_ends", file)
     return Episodes.from_arrays(
@@ -142,19 +141,17 @@ def _array(group: Any, key: str, path: Path) -> Any:
     return array
 
 
-def _read(group: Any, key: str, path: Path, *, rows: slice = slice(None)) -> Array:
+def _read(group: Any, key: str, path: Path) -> Array:
+    """Read an array chunk by chunk; image arrays, float32 in the published file, become uint8."""
     array = _array(group, key, path)
-    try:
-        return np.asarray(array[rows])
-    except _READ_ERRORS as error:
-        raise DamagedFileError(f"{path}: array {key!r} is corrupt ({error})") from error
-
-
-def _read_images(group: Any, name: str, path: Path) -> Array:
-    """Read images as uint8, block by block: the published file holds them as float32."""
-    shape = _array(group, "data/img", path).shape
-    images = np.empty(shape, np.uint8)
-    for start in range(0, shape[0], _IMAGE_ROWS):
-        rows = slice(start, start + _IMAGE_ROWS)
-        images[rows] = as_image(name, "image", _read(group, "data/img", path, rows=rows))
-    return images
+    is_image = array.ndim == 4
+    values = np.empty(array.shape, np.uint8 if is_image else array.dtype)
+    n_rows = int(array.chunks[0])
+    for start in range(0, array.shape[0], n_rows):
+        rows = slice(start, start + n_rows)
+        try:
+            block = np.asarray(array[rows])
+        except _READ_ERRORS as error:
+            raise DamagedFileError(f"{path}: array {key!r} is corrupt ({error})") from error
+        values[rows] = as_image(str(path), key, block) if is_image else block
+    return values
