@@ -1,0 +1,61 @@
+"""The multilayer perceptron of Diffusion-QL."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from genpolicy.networks.embeddings import TimeEmbedding
+from genpolicy.shapes import Chunk
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Module):
+    """Concatenates actions, time features and observations; Mish layers; one linear output.
+
+    Args:
+        action_dim: entries of an action.
+        horizon: actions in a chunk.
+        n_obs_steps: observations that condition it.
+        obs_dim: features of one observation.
+        n_times: times per row, 1 or 2.
+        width: units of a hidden layer.
+        n_layers: hidden layers.
+        time_dim: time features.
+
+    Source: arXiv 2208.06193 and its public code (16 time features, 3 layers of 256).
+    """
+
+    def __init__(
+        self,
+        *,
+        action_dim: int,
+        horizon: int,
+        n_obs_steps: int,
+        obs_dim: int,
+        n_times: int = 1,
+        width: int = 256,
+        n_layers: int = 3,
+        time_dim: int = 16,
+    ) -> None:
+        super().__init__()
+        self.time = TimeEmbedding(dim=time_dim, hidden=2 * time_dim, out=time_dim, n_times=n_times)
+        n_in = horizon * action_dim + time_dim + n_obs_steps * obs_dim
+        sizes = [n_in] + [width] * n_layers
+        layers: list[nn.Module] = []
+        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(before, after), nn.Mish()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], horizon * action_dim))
+
+    def forward(
+        self,
+        x: Chunk,
+        time: Float[Tensor, " batch"] | Float[Tensor, "batch n_times"],
+        obs: Float[Tensor, "batch n_obs_steps obs_dim"],
+    ) -> Chunk:
+        """Return a chunk of the shape of ``x``."""
+        parts = [x.flatten(1), self.time(time).to(x.dtype), obs.flatten(1)]
+        out = self.layers(torch.cat(parts, dim=-1))  # (batch, horizon * action)
+        return out.reshape(x.shape)
