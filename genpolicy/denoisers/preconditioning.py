@@ -2,7 +2,7 @@
 
 EDM states them for x = clean + s noise. Every path becomes that one in ``y = x/alpha`` with
 ``s = sigma/alpha``; the factors below are EDM's, multiplied out so that they act on x and stay
-finite where alpha is 0. With ``q^2 = sigma^2 + sigma_data^2 alpha^2`` and a flow map ending at ``e``
+finite where alpha is 0. With ``q^2 = sigma^2 + sigma_data^2 alpha^2`` and a flow map that ends at e
 
     (1)  input        c_in  = 1/q
     (2)  denoiser     D = (sigma_data^2 alpha/q^2) x + (sigma sigma_data/q) F

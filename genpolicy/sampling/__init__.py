@@ -1,0 +1,56 @@
+"""Sampling: one loop, rules that are pure functions, noise by row, and constraints."""
+
+from genpolicy.denoisers import Step
+from genpolicy.paths import grid
+from genpolicy.sampling.constraints import Constraint, PinMode, Pinned, chain, clip_to, pin
+from genpolicy.sampling.loop import Corrector, plan, sample
+from genpolicy.sampling.noise import NoiseSource, RowNoise, philox4x32
+from genpolicy.sampling.rules import (
+    RULES,
+    Coeffs,
+    Rule,
+    Stage,
+    check_rule,
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    euler,
+    heun,
+    kinds_of,
+    make_rule,
+    midpoint,
+    renoise,
+)
+from genpolicy.sampling.sampler import Sampler
+
+__all__ = [
+    "RULES",
+    "Coeffs",
+    "Constraint",
+    "Corrector",
+    "NoiseSource",
+    "PinMode",
+    "Pinned",
+    "RowNoise",
+    "Rule",
+    "Sampler",
+    "Stage",
+    "Step",
+    "chain",
+    "check_rule",
+    "clip_to",
+    "ddim",
+    "ddpm",
+    "dpmpp_2m",
+    "euler",
+    "grid",
+    "heun",
+    "kinds_of",
+    "make_rule",
+    "midpoint",
+    "philox4x32",
+    "pin",
+    "plan",
+    "renoise",
+    "sample",
+]

@@ -1,0 +1,210 @@
+"""The only denoising loop of the library."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+from genpolicy.denoisers import Denoiser, Step, TrackingDenoiser, as_tracking
+from genpolicy.errors import UsageError
+from genpolicy.ops import affine_step
+from genpolicy.paths import Path
+from genpolicy.sampling.constraints import Constraint
+from genpolicy.sampling.noise import NoiseSource
+from genpolicy.sampling.rules import Coeffs, Rule, check_rule
+from genpolicy.shapes import Chunk, Cond, Time
+
+__all__ = ["Corrector", "plan", "sample"]
+
+Denoise: TypeAlias = Callable[[Chunk, Time], Chunk]
+
+
+@runtime_checkable
+class Corrector(Protocol):
+    """Moves the state at one noise level, for example by Langevin steps towards its density."""
+
+    def __call__(
+        self, x: Chunk, t: float, *, denoise: Denoise, path: Path, noise: NoiseSource, index: int
+    ) -> Chunk:
+        """Return the corrected state.
+
+        Args:
+            x: state at time ``t``.
+            t: its time, above 0.
+            denoise: the denoiser at the current condition, ``(x, t) -> denoised``.
+            path: path of the denoiser.
+            noise: draw with this ``index`` and ``stream`` 1, 2, ...
+            index: index of the noise of this step.
+        """
+        ...
+
+
+def sample(
+    denoiser: Denoiser | TrackingDenoiser,
+    x_init: Chunk,
+    times: Tensor | Sequence[float],
+    cond: Cond,
+    *,
+    rule: Rule,
+    noise: NoiseSource | None = None,
+    constrain: Constraint | None = None,
+    correct: Corrector | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Chunk:
+    """Denoise ``x_init`` along ``times``.
+
+    Args:
+        denoiser: what is sampled from.
+        x_init: state at ``times[0]``.
+        times: strictly decreasing, see ``genpolicy.paths.grid``; evaluations lie inside
+            ``[path.t_min, path.t_max]``, the last time may be 0, the clean end.
+        cond: conditions, or None.
+        rule: sampling rule, for example ``ddim``.
+        noise: source of noise; needed by rules that add some, and by correctors. Step ``i`` draws
+            index ``i + 1``.
+        constrain: bounds and known entries; None is neither.
+        correct: called on every state but the last.
+        on_step: called with every finished step.
+
+    Returns:
+        ``(batch, horizon, action)``: the state at the last time.
+
+    Raises:
+        UsageError: when the times leave the path, the rule does not fit the denoiser, or noise is
+            missing.
+
+    Cost: one network evaluation per step, two where the rule has a second stage.
+    """
+    path = denoiser.path
+    values = _checked_times(times, path)
+    check_rule(rule, denoiser.kind, len(values) - 1)
+    steps = plan(rule, path, values)
+    constraint = Constraint() if constrain is None else constrain
+    lo, hi = constraint.step_bounds
+    tracked = as_tracking(denoiser)
+
+    x = constraint.pin_state(x_init, path, values[0])
+    carry = tracked.start(x, cond)
+    previous: Chunk | None = None
+    for index, (coeffs, (t, s)) in enumerate(zip(steps, itertools.pairwise(values), strict=True)):
+        denoised, carry = tracked.denoise(x, x.new_full((len(x),), t), cond, carry)
+        current, earlier = denoised, previous
+        c_current, c_earlier = coeffs.c_denoised, coeffs.c_prev
+        if coeffs.stage is not None:
+            stage = coeffs.stage
+            pinned, mask = constraint.state_at(path, stage.time)
+            x_stage = affine_step(
+                x,
+                denoised,
+                c_x=stage.c_x,
+                c_denoised=stage.c_denoised,
+                lo=lo,
+                hi=hi,
+                pinned=pinned,
+                mask=mask,
+            )
+            time = x.new_full((len(x),), stage.time)
+            current, carry = tracked.denoise(x_stage, time, cond, carry)
+            earlier, c_earlier = denoised, (1.0 - stage.weight) * coeffs.c_denoised
+            c_current = stage.weight * coeffs.c_denoised
+        fresh = _draw(noise, index + 1) if coeffs.c_noise != 0.0 else None
+        pinned, mask = constraint.state_at(path, s)
+        x_s = affine_step(
+            x,
+            current,
+            earlier if c_earlier != 0.0 else None,
+            fresh,
+            c_x=coeffs.c_x,
+            c_denoised=c_current,
+            c_previous=c_earlier,
+            c_noise=coeffs.c_noise,
+            lo=lo,
+            hi=hi,
+            pinned=pinned,
+            mask=mask,
+        )
+        if index == len(steps) - 1:
+            x_s = constraint.finish(x_s, path, s)
+        elif correct is not None:
+            x_s = correct(
+                x_s,
+                s,
+                denoise=_bind(tracked, cond, carry),
+                path=path,
+                noise=_required(noise),
+                index=index + 1,
+            )
+            x_s = constraint.pin_state(x_s, path, s)
+        if on_step is not None or tracked is denoiser:
+            step = Step(
+                index=index,
+                n_steps=len(steps),
+                t=t,
+                s=s,
+                x_t=x,
+                x_s=x_s,
+                denoised=constraint.clip_denoised_action(denoised),
+                noise=fresh,
+            )
+            carry = tracked.advance(carry, step)
+            if on_step is not None:
+                on_step(step)
+        previous, x = denoised, x_s
+    return x
+
+
+@functools.lru_cache(maxsize=256)
+def plan(rule: Rule, path: Path, times: tuple[float, ...]) -> tuple[Coeffs, ...]:
+    """Return the factors of every step of a run: they do not depend on the data.
+
+    Args:
+        rule: sampling rule.
+        path: path of the denoiser.
+        times: strictly decreasing.
+    """
+    before = (None, *times)
+    return tuple(rule(path, t, s, before[i]) for i, (t, s) in enumerate(itertools.pairwise(times)))
+
+
+def _checked_times(times: Tensor | Sequence[float], path: Path) -> tuple[float, ...]:
+    values = tuple(float(t) for t in times)
+    if len(values) < 2:
+        raise UsageError(f"sample: got {len(values)} times, expected at least 2 (one step)")
+    if not all(earlier > later for earlier, later in itertools.pairwise(values)):
+        raise UsageError(f"sample: times {values} do not decrease strictly")
+    tolerance = 1e-9
+    if not (values[0] <= path.t_max + tolerance and values[-2] >= path.t_min - tolerance):
+        raise UsageError(
+            f"sample: evaluations at times {values[0]:g} to {values[-2]:g} leave the range "
+            f"[{path.t_min:g}, {path.t_max:g}] of {type(path).__name__}; use genpolicy.paths.grid, "
+            "or fewer steps"
+        )
+    if values[-1] < 0.0:
+        raise UsageError(f"sample: the last time is {values[-1]}, expected at least 0 (clean)")
+    return values
+
+
+def _required(noise: NoiseSource | None) -> NoiseSource:
+    if noise is None:
+        raise UsageError(
+            "sample: the rule adds noise, or a corrector is used, and noise is None; pass "
+            "noise=RowNoise(seeds, shape)"
+        )
+    return noise
+
+
+def _draw(noise: NoiseSource | None, index: int) -> Chunk:
+    return _required(noise).draw(index)
+
+
+def _bind(tracked: TrackingDenoiser, cond: Cond, carry: object) -> Denoise:
+    """Return the denoiser as a function of state and time alone."""
+
+    def denoise(x: Chunk, t: Time) -> Chunk:
+        return tracked.denoise(x, t, cond, carry)[0]
+
+    return denoise
