@@ -154,7 +154,6 @@ class Maze2DEnv(SeededEnv):
         self._point = PointMass(task=task)
         self._layout = maze_layout(task)
         self._pixels_per_metre = pixels_per_metre
-        self._background: np.ndarray | None = None
         self._starts = self.maze.start_cells
         self._goal = self.maze.target
         self._n_at_goal = 0
@@ -207,17 +206,14 @@ class Maze2DEnv(SeededEnv):
         height, width = (n * scale for n in self.maze.shape)
         first = (np.arange(height)[:, None] + 0.5) / scale + layout.bounds[0]
         second = (np.arange(width)[None, :] + 0.5) / scale + layout.bounds[2]
-        if self._background is None:
-            is_wall = np.kron(~self.maze.is_free, np.ones((scale, scale), dtype=bool))
-            self._background = np.where(
-                is_wall[..., None], *np.array([[178, 128, 77], [245, 245, 245]], dtype=np.uint8)
-            )
-        image = self._background.copy()
+        is_free = np.kron(self.maze.is_free, np.ones((scale, scale), dtype=bool))
+        image = np.full((height, width, 3), (178, 128, 77), dtype=np.uint8)
+        image[is_free] = 245
         for centre, radius, color in (
             (self._goal, GOAL_RADIUS, (200, 235, 200)),
             (self._goal, POINT_RADIUS, (60, 160, 60)),
             (self._state[:2], 1.5 * POINT_RADIUS, (40, 70, 200)),
         ):
             is_inside = np.hypot(first - centre[0], second - centre[1]) <= radius
-            image[is_inside & (self._background[..., 0] == 245)] = color
+            image[is_inside & is_free] = color
         return image

@@ -12,7 +12,7 @@ Source: Fu et al. 2020, arXiv 2004.07219; geometry of d4rl/pointmaze/maze_model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -81,7 +81,7 @@ class Maze:
         ]
         return np.array([*cells, self.target_cell])
 
-    def cell_of(self, position: np.ndarray) -> tuple[int, int]:
+    def cell_of(self, position: Sequence[float] | np.ndarray) -> tuple[int, int]:
         """Return the cell that contains a position ``(2,)`` given in metres."""
         return round(float(position[0]) + CELL_OFFSET), round(float(position[1]) + CELL_OFFSET)
 

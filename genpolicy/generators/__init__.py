@@ -1,0 +1,39 @@
+"""Data and reference policies that need a simulator and no learning.
+
+The names load on first use: a process that only collects data does not load the policies' networks.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genpolicy.generators.maze2d import collect_maze2d, make_maze2d
+    from genpolicy.generators.policies import ControllerPolicy, RandomPolicy
+    from genpolicy.generators.waypoint import WaypointController
+
+__all__ = [
+    "ControllerPolicy",
+    "RandomPolicy",
+    "WaypointController",
+    "collect_maze2d",
+    "make_maze2d",
+]
+
+_HOME_OF = {
+    "ControllerPolicy": "policies",
+    "RandomPolicy": "policies",
+    "WaypointController": "waypoint",
+    "collect_maze2d": "maze2d",
+    "make_maze2d": "maze2d",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use and keep it."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
