@@ -132,9 +132,9 @@ class Sampler:
             raise UsageError(
                 f"Sampler.run: got {len(seeds)} seeds for {len(cond)} conditions, expected as many"
             )
-        reference = (
-            torch.empty(0) if cond is None and like is None else cond if like is None else like
-        )
+        reference = torch.empty(0) if like is None else like
+        if cond is not None:
+            reference = cond
         path = denoiser.path
         times = self.times_on(path)
         noise = RowNoise(
