@@ -7,8 +7,8 @@ For clean actions ~ N(mean, std^2), independent entries, on any path::
     (3)  ODE trajectory:  x_s = alpha_s mean + sqrt(V_s/V_t) (x_t - alpha_t mean)
     (4)  flow map:        f(x_t, t) = x_end/alpha_end
 
-``mean`` and ``std`` are numbers or tensors that broadcast against ``(batch, horizon, action)``. All
-of these are elementwise, so row ``i`` of an answer is independent of the other rows to the last bit.
+``mean`` and ``std`` are numbers or tensors that broadcast against ``(batch, horizon, action)``.
+Everything is elementwise, so row ``i`` of an answer does not depend on the other rows at all.
 """
 
 from __future__ import annotations
