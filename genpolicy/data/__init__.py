@@ -3,7 +3,7 @@
 Lightning's view of it is ``genpolicy.data.datamodule``, which is not imported here.
 """
 
-from genpolicy.data.batches import BatchStream, Gatherable, ordered_batches
+from genpolicy.data.batches import BatchStream, Gatherable, OrderedBatches
 from genpolicy.data.episodes import DataSource, Episodes
 from genpolicy.data.normalizer import FieldStats, Normalizer
 from genpolicy.data.windows import WindowBatch, WindowDataset, WindowIndex, check_window_sizes
@@ -15,9 +15,9 @@ __all__ = [
     "FieldStats",
     "Gatherable",
     "Normalizer",
+    "OrderedBatches",
     "WindowBatch",
     "WindowDataset",
     "WindowIndex",
     "check_window_sizes",
-    "ordered_batches",
 ]

@@ -16,6 +16,8 @@ All batches are full: one may hold the end of an epoch and the start of the next
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
@@ -26,7 +28,7 @@ from torch import Tensor
 from genpolicy.errors import UsageError
 from genpolicy.seeding import generator_from
 
-__all__ = ["BatchStream", "Gatherable", "ordered_batches"]
+__all__ = ["BatchStream", "Gatherable", "OrderedBatches"]
 
 BatchT = TypeVar("BatchT", covariant=True)
 
@@ -112,10 +114,11 @@ class BatchStream(Generic[BatchT]):
 
     def __iter__(self) -> Iterator[BatchT]:
         """Yield batches ``first_step``, ``first_step + 1``, ... without end."""
-        step = self.first_step
-        while True:
-            yield self.batch(step)
-            step += 1
+        return self.iterate(self.first_step)
+
+    def iterate(self, first_step: int) -> Iterator[BatchT]:
+        """Yield batches ``first_step``, ``first_step + 1``, ... without end."""
+        return map(self.batch, itertools.count(first_step))
 
     def _order(self, epoch: int) -> Tensor:
         """Return the permutation of an epoch; the newest two are kept."""
@@ -127,13 +130,32 @@ class BatchStream(Generic[BatchT]):
         return self._orders[epoch]
 
 
-def ordered_batches(
-    data: Gatherable[BatchT], *, batch_size: int, rank: int = 0, world_size: int = 1
-) -> Iterator[BatchT]:
-    """Yield every example once in its own order; the last batch may be smaller.
+class OrderedBatches(Generic[BatchT]):
+    """Every example once, in its own order; the last batch may be smaller.
 
-    With several processes each yields the examples whose number is ``rank`` modulo ``world_size``.
+    Args:
+        data: the examples.
+        batch_size: examples per batch, at least 1.
+        rank: this process; it gets the examples whose number is ``rank`` modulo ``world_size``.
+        world_size: processes that share the data.
     """
-    index = torch.arange(rank, len(data), world_size)
-    for begin in range(0, len(index), batch_size):
-        yield data.gather(index[begin : begin + batch_size])
+
+    def __init__(
+        self, data: Gatherable[BatchT], *, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise UsageError(
+                f"OrderedBatches: batch_size {batch_size}, rank {rank} of {world_size}; expected "
+                "batch_size >= 1 and 0 <= rank < world_size"
+            )
+        self.data, self.batch_size = data, batch_size
+        self._index = torch.arange(rank, len(data), world_size)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return math.ceil(len(self._index) / self.batch_size)
+
+    def __iter__(self) -> Iterator[BatchT]:
+        """Yield the batches."""
+        for begin in range(0, len(self._index), self.batch_size):
+            yield self.data.gather(self._index[begin : begin + self.batch_size])

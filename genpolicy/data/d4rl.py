@@ -7,7 +7,7 @@ after an episode's last action is not in the file.
 Where episodes end (``split``):
 
 - ``"flags"``: after every row that is terminal or a timeout. Where ``timeouts`` is absent, after
-  every ``max_episode_steps`` rows since the last end, with one warning.
+  ``max_episode_steps`` rows since the last end, with one warning.
 - ``"terminals"``: after terminal rows only. For door-human-v0, whose ``timeouts`` are true at step
   200 of every demonstration while the demonstrations run on for 23 to 100 steps: splitting there
   would cut each in two.
@@ -27,11 +27,10 @@ Source: Fu et al. 2020, arXiv 2004.07219; files as in Farama-Foundation/D4RL, d4
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -43,8 +42,6 @@ from genpolicy.files import write_bytes
 __all__ = ["Split", "read_d4rl", "write_d4rl"]
 
 Split = Literal["flags", "terminals"]
-
-_SOURCE_ATTRIBUTE = "genpolicy"
 
 
 def read_d4rl(
@@ -72,8 +69,8 @@ def read_d4rl(
         on_nan: see ``Episodes.from_arrays``.
 
     Raises:
-        DataError: when the file is missing, damaged, inconsistent, not finite, or has neither
-            ``timeouts`` nor a limit.
+        DataError: when the file is missing, damaged, inconsistent, not finite, or when there are
+            no ``timeouts`` and neither a limit nor ``split_on`` to end episodes by.
         UsageError: for unknown options.
     """
     keys = {"state": "observations"} if obs_keys is None else dict(obs_keys)
@@ -106,7 +103,7 @@ def read_d4rl(
     is_end = terminals | changed
     if timeouts is not None:
         is_end |= timeouts
-    elif split == "flags":
+    elif split == "flags" and (split_on is None or max_episode_steps is not None):
         is_end = _cut_at_limit(is_end, max_episode_steps, file)
     is_end[-1:] = True
     cut = is_end & ~terminals
@@ -143,7 +140,8 @@ def write_d4rl(
         terminals: ``(n_steps,)`` bool.
         timeouts: ``(n_steps,)`` bool.
         infos: further arrays of ``n_steps`` rows, stored as ``infos/<key>``.
-        source: recorded in the file, without its path, and read back by ``read_d4rl``.
+        source: its name, kind and details (numbers and strings) become attributes of the file,
+            from which ``read_d4rl`` has them back.
 
     Raises:
         DataError: when the arrays differ in length.
@@ -159,10 +157,11 @@ def write_d4rl(
     lengths = {key: len(value) for key, value in arrays.items()}
     if len(set(lengths.values())) != 1:
         raise DataError(f"{source.name}: arrays differ in length: {lengths}; nothing was written")
-    record = {"name": source.name, "kind": source.kind, "details": dict(source.details)}
+    attributes = {"kind": source.kind, "task": source.name, **source.details}
     buffer = io.BytesIO()
     with hdf5_library().File(buffer, "w") as handle:
-        handle.attrs[_SOURCE_ATTRIBUTE] = json.dumps(record, sort_keys=True, allow_nan=False)
+        for key in sorted(attributes):
+            handle.attrs[key] = attributes[key]
         for key, value in arrays.items():
             stored = value.astype(np.float32) if value.dtype == np.float64 else value
             handle.create_dataset(
@@ -172,18 +171,23 @@ def write_d4rl(
 
 
 def _source_of(handle: Any, file: Path, name: str | None, kind: SourceKind) -> DataSource:
-    """Return the file's own record of its origin where it has one, and otherwise the caller's."""
-    text = handle.attrs.get(_SOURCE_ATTRIBUTE)
-    if text is None:
-        return DataSource(name or file.stem, kind, str(file))
-    try:
-        record = json.loads(text)
-        return DataSource(name or record["name"], record["kind"], str(file), record["details"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{file}: its attribute {_SOURCE_ATTRIBUTE!r} is no record of an origin; remove the "
-            "attribute, or write the file with write_d4rl"
-        ) from error
+    """Return the origin that the file's attributes record, and the caller's word for the rest."""
+    details = {str(key): _plain(value) for key, value in sorted(handle.attrs.items())}
+    recorded = details.pop("kind", None)
+    known: tuple[SourceKind, ...] = get_args(SourceKind)
+    for one in known:
+        if recorded == one:
+            kind = one
+    return DataSource(name or str(details.get("task", file.stem)), kind, str(file), details)
+
+
+def _plain(value: Any) -> Any:
+    """Return an HDF5 attribute as a Python value."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, np.ndarray | np.generic):
+        return cast("Any", value).tolist()
+    return value
 
 
 def _column(value: Array) -> Array:

@@ -211,7 +211,7 @@ class Normalizer(nn.Module):
             UsageError: for an unknown mode or key, or a mode that does not fit the type.
         """
         modes = cls._modes(episodes, obs)
-        cls._check_mode("action", action)
+        cls.check_mode("action", action)
         rows = slice(None) if episode_ids is None else episodes.rows_of(episode_ids)
         return cls(
             action=FieldStats.of(episodes.actions[rows], action),
@@ -222,7 +222,12 @@ class Normalizer(nn.Module):
         )
 
     @staticmethod
-    def _check_mode(name: str, mode: str) -> None:
+    def check_mode(name: str, mode: str) -> None:
+        """Check the mode of the array ``name``.
+
+        Raises:
+            UsageError: for an unknown one.
+        """
         if mode not in _MODES:
             raise UsageError(f"normalizer mode of {name} is {mode!r}; {nearest(mode, _MODES)}")
 
@@ -240,7 +245,7 @@ class Normalizer(nn.Module):
         for key, value in episodes.obs.items():
             is_image = value.dtype == np.uint8
             mode = chosen.get(key, "image" if is_image else default)
-            cls._check_mode(key, mode)
+            cls.check_mode(key, mode)
             if is_image != (mode == "image"):
                 raise UsageError(
                     f"normalizer mode of {key!r} is {mode!r}, which does not fit {value.dtype}; "
