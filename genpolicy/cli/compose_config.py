@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         except MissingConfigException as error:
             raise UsageError(_missing_option(error, parsed, root)) from error
         except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(f"configuration: {_first(error)}") from error
+            raise UsageError(_unknown_key(name, error, overrides) or _first(error)) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -83,6 +84,19 @@ def _check_keys(name: str, keys: Sequence[str], root: Path) -> None:
         top = key.lstrip("+~").split("@")[0].split("/")[0].split(".")[0]
         if top not in known and not key.startswith("+"):
             raise UsageError(f"unknown key {key!r}; {nearest(top, known)}")
+
+
+def _unknown_key(name: str, error: Exception, overrides: Sequence[str]) -> str | None:
+    """Return a message with the nearest keys when ``error`` is about an override of a nested key."""
+    found = re.match(r"Could not override '([^']+)'", str(error))
+    if found is None:
+        return None
+    key = found.group(1)
+    others = [o for o in overrides if o.lstrip("+~").split("=")[0] != key]
+    plain = OmegaConf.to_container(compose(name, overrides=others))
+    assert isinstance(plain, dict)
+    known = list(_leaves({str(k): v for k, v in plain.items()}))
+    return f"unknown key {key!r}; {nearest(key, known)}"
 
 
 def _missing_option(error: MissingConfigException, parsed: Sequence[Any], root: Path) -> str:

@@ -17,7 +17,7 @@ from genpolicy.seeding import derive_seed
 from genpolicy.training.averaging import PowerEMA
 from genpolicy.training.run_folder import RunFolder
 
-__all__ = ["RecordMetrics", "SaveRun", "SeedEachStep", "StepProgress", "StopWhenNotFinite"]
+__all__ = ["ClipGradients", "RecordMetrics", "SaveRun", "SeedEachStep", "StepProgress", "StopWhenNotFinite"]
 
 
 class SeedEachStep(Callback):
@@ -34,6 +34,26 @@ class SeedEachStep(Callback):
     ) -> None:
         """Seed before the step."""
         torch.manual_seed(derive_seed(self.seed, "step", trainer.global_step, trainer.global_rank))
+
+
+class ClipGradients(Callback):
+    """Scale gradients down to a largest norm over all parameters, before the optimizer steps.
+
+    Lightning's own clipping refuses fused optimizers under automatic mixed precision. It guards
+    against scaled float16 gradients, which this library does not use.
+
+    Args:
+        max_norm: largest 2-norm, positive.
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = max_norm
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        """Clip in place."""
+        torch.nn.utils.clip_grad_norm_(pl_module.parameters(), self.max_norm, foreach=True)
 
 
 class StopWhenNotFinite(Callback):

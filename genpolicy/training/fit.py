@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from genpolicy.config import COMPONENT_PACKAGES, build
@@ -20,6 +20,7 @@ from genpolicy.policies.checkpoint import installed_versions
 from genpolicy.seeding import derive_seed
 from genpolicy.training.averaging import PowerEMA
 from genpolicy.training.callbacks import (
+    ClipGradients,
     RecordMetrics,
     SaveRun,
     SeedEachStep,
@@ -80,6 +81,9 @@ def _fit(
 ) -> Path:
     trainer_config = copy.deepcopy(dict(config["trainer"]))
     n_threads = trainer_config.pop("n_threads")
+    max_norm = trainer_config.pop("gradient_clip_val")
+    if str(trainer_config["precision"]).startswith("16"):
+        raise UsageError("trainer.precision: float16 is not supported; use bf16-mixed or 32-true")
     if n_threads is not None:
         torch.set_num_threads(int(n_threads))
     seed = int(config["seed"])
@@ -102,7 +106,9 @@ def _fit(
         measure=measure,
         record=record,
     )
-    callbacks = [SeedEachStep(seed), StopWhenNotFinite(), ema, record, save]
+    callbacks: list[Callback] = [SeedEachStep(seed), StopWhenNotFinite(), ema, record, save]
+    if max_norm is not None:
+        callbacks.append(ClipGradients(float(max_norm)))
     if progress:
         callbacks.append(StepProgress(description=str(config["name"])))
     if first_step >= int(trainer_config["max_steps"]):
