@@ -1,0 +1,298 @@
+"""The rollout loop: episodes in slots, chunks of actions from one batched call, records out.
+
+An episode is a function of its seed, the policy and the task. Slots only decide when it runs:
+observations, queues and noise belong to the episode, a finished slot takes the next seed at once,
+and an episode that is running is never cut short by others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genpolicy.errors import (
+    GenpolicyError,
+    IncompleteEvaluationError,
+    NumericsError,
+    SimulatorError,
+    UsageError,
+)
+from genpolicy.evaluation.records import EpisodeRecord
+from genpolicy.evaluation.task import EvaluationTask, Slots
+from genpolicy.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from genpolicy.policies import Policy
+
+__all__ = ["Engine", "Listener"]
+
+_Rows = Mapping[str, np.ndarray]
+
+
+class Listener(Protocol):
+    """Sees every observation and action of the episodes, for pictures and videos."""
+
+    def started(self, seed: int, obs: _Rows, slots: Slots, slot: int) -> None:
+        """An episode begins, maybe again after a failure; ``obs`` is its first observation."""
+        ...
+
+    def stepped(self, seed: int, action: np.ndarray, obs: _Rows, slots: Slots, slot: int) -> None:
+        """``action`` was executed and led to ``obs``."""
+        ...
+
+
+class _SlotsFailedError(Exception):
+    """The simulator failed; all slots are lost."""
+
+
+@dataclass
+class _Episode:
+    """A running episode."""
+
+    seed: int
+    history: deque[_Rows]
+    metrics: dict[str, float]
+    queue: deque[np.ndarray] = field(default_factory=deque)
+    n_steps: int = 0
+    n_chunks: int = 0
+    n_clipped: int = 0
+    rewards: float = 0.0
+
+    def record(
+        self, *, terminated: bool = False, truncated: bool = False, tags: Sequence[str] = ()
+    ) -> EpisodeRecord:
+        """Return the record of this episode, which is a failure when it has tags."""
+        own = {"return": self.rewards, "clipped_actions": float(self.n_clipped)}
+        failed = {"success": 0.0} if tags else {}
+        return EpisodeRecord(
+            seed=self.seed,
+            n_steps=self.n_steps,
+            n_chunks=self.n_chunks,
+            n_clipped=self.n_clipped,
+            terminated=terminated,
+            truncated=truncated,
+            metrics={**self.metrics, **own, **failed},
+            tags=tuple(tags),
+        )
+
+
+def _row(obs: _Rows, slot: int) -> dict[str, np.ndarray]:
+    return {key: np.array(rows[slot]) for key, rows in obs.items()}
+
+
+def _not_finite(
+    obs: _Rows, reward: float = 0.0, metrics: Mapping[str, float] | None = None
+) -> list[str]:
+    """Return a tag for each part of a step that is not finite."""
+    keys = [
+        key
+        for key, value in sorted(obs.items())
+        if np.issubdtype(value.dtype, np.inexact) and not np.isfinite(value).all()
+    ]
+    tags = [f"non-finite observation: {key}" for key in keys]
+    if not np.isfinite(reward):
+        tags.append("non-finite reward")
+    names = [name for name, value in sorted((metrics or {}).items()) if not np.isfinite(value)]
+    return tags + [f"non-finite metric: {name}" for name in names]
+
+
+class Engine:
+    """Runs one episode per seed.
+
+    Args:
+        policy: what to run; asked once per step for all slots whose queue is empty.
+        task: where to run it.
+        seeds: distinct episode seeds.
+        n_envs: slots; changes how long it takes and nothing else.
+        n_action_steps: actions executed per chunk.
+        workers: whether each slot has a process of its own.
+        max_restarts: failures of the simulator tolerated per episode.
+        check: called once with the first slots, before any episode.
+        on_restart: called with the interrupted seeds and the reason after each failure.
+        listener: sees every step; None for nobody.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        task: EvaluationTask,
+        seeds: Sequence[int],
+        *,
+        n_envs: int,
+        n_action_steps: int,
+        workers: bool = False,
+        max_restarts: int = 3,
+        check: Callable[[Slots], None] | None = None,
+        on_restart: Callable[[Sequence[int], str], None] | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.policy = policy
+        self.task = task
+        self.n_envs = max(1, min(n_envs, len(seeds)))
+        self.n_action_steps = n_action_steps
+        self.workers = workers
+        self.max_restarts = max_restarts
+        self.check = check
+        self.on_restart = on_restart
+        self.listener = listener
+        self._pending = deque(seeds)
+        self._running: dict[int, _Episode] = {}
+        self._n_failures = dict.fromkeys(seeds, 0)
+
+    def run(self) -> Iterator[list[EpisodeRecord]]:
+        """Yield records as episodes finish, those of one step together.
+
+        Raises:
+            NumericsError: for an action that is not finite, naming the episodes and steps.
+            IncompleteEvaluationError: when an episode met more than ``max_restarts`` failures.
+        """
+        slots = self.task.make_slots(self.n_envs, self.workers)
+        try:
+            if self.check is not None:
+                self.check(slots)
+            while self._pending or self._running:
+                finished: list[EpisodeRecord] = []
+                try:
+                    self._start(slots, finished)
+                    self._step(slots, finished)
+                except _SlotsFailedError as failure:
+                    slots.close()
+                    self._requeue(failure)
+                    slots = self.task.make_slots(self.n_envs, self.workers)
+                if finished:
+                    yield finished
+        finally:
+            slots.close()
+
+    def _requeue(self, failure: _SlotsFailedError) -> None:
+        """Put the interrupted episodes back in front of the queue, in their order."""
+        seeds = [episode.seed for _, episode in sorted(self._running.items())]
+        self._running.clear()
+        self._pending.extendleft(reversed(seeds))
+        for seed in seeds:
+            self._n_failures[seed] += 1
+        if self.on_restart is not None:
+            self.on_restart(seeds, str(failure))
+        if max(self._n_failures.values()) > self.max_restarts:
+            raise IncompleteEvaluationError(
+                f"the simulator of {self.task.name} failed {self.max_restarts + 1} times while "
+                f"episodes {seeds} were running, at last with: {failure}"
+            ) from failure
+
+    def _start(self, slots: Slots, finished: list[EpisodeRecord]) -> None:
+        """Give the next seeds to free slots; episodes that are broken from the start end here."""
+        free = [i for i in range(self.n_envs) if i not in self._running][: len(self._pending)]
+        if not free:
+            return
+        seeds = [self._pending.popleft() for _ in free]
+        for slot, seed in zip(free, seeds, strict=True):
+            self._running[slot] = _Episode(seed, deque(), {})
+        obs, infos = self._call(slots.reset, free, seeds)
+        for slot, info in zip(free, infos, strict=True):
+            episode, first = self._running[slot], _row(obs, slot)
+            metrics = self._metrics(info)
+            tags = _not_finite(first, 0.0, metrics)
+            episode.metrics = {k: v if np.isfinite(v) else 0.0 for k, v in metrics.items()}
+            if tags:
+                finished.append(self._running.pop(slot).record(tags=tags))
+                continue
+            # Before the first step every remembered observation is the first one.
+            n_obs_steps = self.policy.spec.n_obs_steps
+            episode.history = deque([first] * n_obs_steps, maxlen=n_obs_steps)
+            if self.listener is not None:
+                self.listener.started(episode.seed, first, slots, slot)
+
+    def _step(self, slots: Slots, finished: list[EpisodeRecord]) -> None:
+        """Execute one action in every running episode and add those that are over."""
+        if not self._running:
+            return
+        self._fill_queues()
+        space = slots.action_space
+        actions = np.zeros((self.n_envs, *space.shape), dtype=np.float32)
+        active = np.zeros(self.n_envs, dtype=bool)
+        for slot, episode in self._running.items():
+            wanted = episode.queue.popleft()
+            actions[slot] = np.clip(wanted, space.low, space.high)
+            active[slot] = True
+            episode.n_clipped += bool((actions[slot] != wanted).any())
+        obs, rewards, terminated, truncated, infos = self._call(slots.step, actions, active)
+        for slot, episode in sorted(self._running.items()):
+            after, reward = _row(obs, slot), float(rewards[slot])
+            metrics = self._metrics(infos[slot])
+            episode.n_steps += 1
+            if self.listener is not None:
+                self.listener.stepped(episode.seed, actions[slot], after, slots, slot)
+            if tags := _not_finite(after, reward, metrics):
+                finished.append(self._running.pop(slot).record(tags=tags))
+                continue
+            episode.history.append(after)
+            episode.rewards += reward
+            episode.metrics = metrics
+            if terminated[slot] or truncated[slot]:
+                record = episode.record(
+                    terminated=bool(terminated[slot]), truncated=bool(truncated[slot])
+                )
+                finished.append(record)
+                del self._running[slot]
+
+    def _fill_queues(self) -> None:
+        """Ask the policy, in one call, for a chunk in every episode whose queue is empty."""
+        asking = [self._running[slot] for slot in sorted(self._running)]
+        asking = [episode for episode in asking if not episode.queue]
+        if not asking:
+            return
+        spec = self.policy.spec
+        obs: dict[str, Tensor] = {}
+        for key in spec.obs_shapes:
+            rows = np.stack([np.stack([o[key] for o in episode.history]) for episode in asking])
+            if rows.dtype == np.float64:
+                rows = rows.astype(np.float32)
+            obs[key] = torch.from_numpy(rows)  # (batch, n_obs_steps, *shape)
+        seeds = [derive_seed(episode.seed, "policy", episode.n_chunks) for episode in asking]
+        where = ", ".join(f"seed {e.seed} at step {e.n_steps}" for e in asking)
+        try:
+            chunk = self.policy.sample(obs, seeds=seeds)
+        except NumericsError as error:
+            raise NumericsError(f"{error}; the rows are episodes {where}") from error
+        wanted = (len(asking), spec.horizon, spec.action_dim)
+        if tuple(chunk.shape) != wanted:
+            raise UsageError(f"the policy returned a chunk {tuple(chunk.shape)}, expected {wanted}")
+        first = spec.n_obs_steps - 1
+        executed = chunk[:, first : first + self.n_action_steps]
+        planned = executed.detach().to("cpu", torch.float32).numpy()
+        for episode, actions in zip(asking, planned, strict=True):
+            if not np.isfinite(actions).all():
+                step = episode.n_steps + int(np.argmax(~np.isfinite(actions).all(axis=1)))
+                raise NumericsError(
+                    f"the policy's action for seed {episode.seed} at step {step} is not finite; "
+                    "check the checkpoint's weights and the observations"
+                )
+            episode.queue.extend(actions)
+            episode.n_chunks += 1
+
+    def _metrics(self, info: Mapping[str, Any]) -> dict[str, float]:
+        metrics = info.get("metrics")
+        if not isinstance(metrics, Mapping) or self.task.primary not in metrics:
+            raise SimulatorError(
+                f"the environment {self.task.name} reported {sorted(info)} without "
+                f"info['metrics'][{self.task.primary!r}]; every reset and step has to report it"
+            )
+        return {str(name): float(value) for name, value in metrics.items()}
+
+    @staticmethod
+    def _call(function: Callable[..., Any], *args: Any) -> Any:
+        """Call into the simulator; anything but a wrong use of it is a failure to recover from."""
+        try:
+            return function(*args)
+        except SimulatorError as error:
+            raise _SlotsFailedError(str(error)) from error
+        except GenpolicyError:
+            raise
+        except Exception as error:
+            raise _SlotsFailedError(f"{type(error).__name__}: {error}") from error

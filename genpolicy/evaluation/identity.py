@@ -1,0 +1,192 @@
+"""Which policy was evaluated: its weights, sampler and checkpoint, read off the policy itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+from torch import nn
+
+from genpolicy.shapes import TaskSpec
+
+if TYPE_CHECKING:
+    from genpolicy.policies import Policy
+
+__all__ = ["CheckpointInfo", "PolicyIdentity", "describe_checkpoint", "identify_policy"]
+
+
+@dataclass(frozen=True)
+class PolicyIdentity:
+    """What decides a policy's actions.
+
+    Args:
+        kind: name of its class.
+        spec: what it sees and returns.
+        weights_sha256: of its weights as a safetensors file; None for a policy without weights.
+        sampler: settings of its sampler in plain containers; None without one.
+        nfe: network evaluations per chunk; None without a sampler.
+        settings: what else decides the actions: path and normalizer of a generative policy, the
+            fields of one that is a dataclass, for example a controller.
+    """
+
+    kind: str
+    spec: TaskSpec
+    weights_sha256: str | None = None
+    sampler: Mapping[str, Any] | None = None
+    nfe: int | None = None
+    settings: Mapping[str, Any] | None = None
+
+    def describe(self) -> str:
+        """Return one line: class, sampler, network evaluations, digest of the weights."""
+        parts = [self.kind]
+        if self.sampler is not None:
+            names = ("rule", "n_steps", "grid", "rule_options", "grid_options", "times")
+            shown = [(name, self.sampler.get(name)) for name in names]
+            parts.append(" ".join(f"{name}={value}" for name, value in shown if value))
+        if self.nfe is not None:
+            parts.append(f"nfe {self.nfe}")
+        if self.weights_sha256 is not None:
+            parts.append(f"weights {self.weights_sha256[:12]}")
+        return ", ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain containers that ``from_json`` reads back."""
+        return {**vars(self), "spec": self.spec.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PolicyIdentity:
+        """Rebuild an identity from ``to_json``."""
+        return cls(**{**data, "spec": TaskSpec.from_json(data["spec"])})
+
+
+def _plain(value: Any) -> Any:
+    """Return settings in JSON types; functions and types by name."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    named = value if isinstance(value, (type, FunctionType)) else type(value)
+    return named.__qualname__
+
+
+def identify_policy(policy: Policy) -> PolicyIdentity:
+    """Return what decides the actions of ``policy``.
+
+    The digest is that of the safetensors file its weights would be saved as, so it equals the
+    sha256 of the checkpoint's file when the weights do.
+    """
+    from genpolicy.policies import GenerativePolicy
+
+    kind = type(policy).__qualname__
+    weights: str | None = None
+    if isinstance(policy, nn.Module) and (state := policy.state_dict()):
+        plain = {name: t.detach().cpu().contiguous() for name, t in state.items()}
+        weights = hashlib.sha256(safetensors.torch.save(plain)).hexdigest()
+    if isinstance(policy, GenerativePolicy):
+        path: Any = policy.denoiser.path
+        statistics = json.dumps(policy.normalizer.to_json(), sort_keys=True)
+        return PolicyIdentity(
+            kind=kind,
+            spec=policy.spec,
+            weights_sha256=weights,
+            sampler=_plain(policy.sampler),
+            nfe=policy.sampler.nfe(path),
+            settings={
+                "denoiser": type(policy.denoiser).__qualname__,
+                "path": _plain(path),
+                "normalizer_sha256": hashlib.sha256(statistics.encode()).hexdigest(),
+            },
+        )
+    settings: Mapping[str, Any] | None = None
+    if dataclasses.is_dataclass(policy):
+        names = [f.name for f in dataclasses.fields(policy) if f.name != "spec"]
+        settings = {name: _plain(getattr(policy, name)) for name in names}
+    return PolicyIdentity(kind, policy.spec, weights, settings=settings)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Where a policy was loaded from.
+
+    Args:
+        path: as the caller named it.
+        step: optimizer steps it was trained for; None when the checkpoint does not say.
+        weights: ``"ema"`` or ``"raw"``; None when the policy's weights equal neither file.
+        links: the run's names for it: some of ``"last"`` and ``"best"``.
+        dataset: name of the training data; empty when the checkpoint does not say.
+        dataset_fingerprint: of the training data; empty when the checkpoint does not say.
+    """
+
+    path: str
+    step: int | None
+    weights: str | None
+    links: tuple[str, ...]
+    dataset: str = ""
+    dataset_fingerprint: str = ""
+
+    def describe(self) -> str:
+        """Return one line: path, last or best, step, kind of weights, data."""
+        parts = [self.path + (f" ({' and '.join(self.links)})" if self.links else "")]
+        if self.step is not None:
+            parts.append(f"step {self.step}")
+        parts.append(f"{self.weights} weights" if self.weights else "weights CHANGED since loading")
+        if self.dataset:
+            parts.append(f"data {self.dataset} {self.dataset_fingerprint[:12]}".rstrip())
+        return ", ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain containers that ``from_json`` reads back."""
+        return {**vars(self), "links": list(self.links)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CheckpointInfo:
+        """Rebuild it from ``to_json``."""
+        return cls(**{**data, "links": tuple(data["links"])})
+
+
+def describe_checkpoint(path: str | Path, identity: PolicyIdentity) -> CheckpointInfo:
+    """Return what a checkpoint says of itself, and which of its weights a policy has.
+
+    Args:
+        path: what ``load_policy`` was given.
+        identity: of the policy that is evaluated.
+
+    Raises:
+        CheckpointError: when there is no checkpoint, or it is damaged.
+    """
+    from genpolicy.policies import read_card
+
+    card = read_card(path)
+    kinds = [k for k, file in card.weights.items() if file["sha256"] == identity.weights_sha256]
+    step = card.training.get("step")
+    return CheckpointInfo(
+        path=str(path),
+        step=None if step is None else int(step),
+        weights=kinds[0] if kinds else None,
+        links=_links_to(Path(path)),
+        dataset=str(card.dataset.get("name", "")),
+        dataset_fingerprint=str(card.dataset.get("fingerprint", "")),
+    )
+
+
+def _links_to(path: Path) -> tuple[str, ...]:
+    """Return which of a run's links mean the checkpoint at ``path``."""
+    folder = (path if (path / "policy.json").is_file() else path / "last").resolve()
+    run = folder.parent.parent
+    names = ("last", "best")
+    return tuple(n for n in names if (run / n).is_symlink() and (run / n).resolve() == folder)
