@@ -194,7 +194,7 @@ def check_device() -> Iterator[Row]:
         yield Row("compute", "CUDA", "WARN", found, "install a CUDA build of torch")
     else:
         yield Row("compute", "CUDA", "off", "no device; everything runs on the CPU")
-    yield _extension_row()
+    yield _operators_row()
 
 
 def check_main_job() -> Iterator[Row]:
@@ -253,8 +253,9 @@ def check_data() -> Iterator[Row]:
 
 def check_disk() -> Iterator[Row]:
     """Free space and write permission where runs and data go."""
-    cache = Path(os.environ.get("GENPOLICY_CACHE") or Path.home() / ".cache" / "genpolicy")
-    for name, folder in (("working folder", Path.cwd()), ("cache", cache)):
+    from genpolicy.data.registry import cache_dir
+
+    for name, folder in (("working folder", Path.cwd()), ("cache", cache_dir())):
         existing = next(p for p in (folder, *folder.parents) if p.exists())
         free = shutil.disk_usage(existing).free / 1e9
         try:
@@ -315,20 +316,8 @@ def _softened(row: Row) -> Row:
     return Row(row.group, row.name, "WARN", row.found, row.remedy)
 
 
-def _extension_row() -> Row:
-    from genpolicy import ops
-
-    wish = os.environ.get("GENPOLICY_EXT", "")
-    try:
-        backend = ops.backend()
-    except (ImportError, RuntimeError, OSError) as error:
-        remedy = "pip install --no-build-isolation ./cuda_ext, or unset GENPOLICY_EXT"
-        status: Status = "FAIL" if wish == "require" else "WARN"
-        return Row("compute", "operators", status, _last_line(str(error)), remedy)
-    if backend == "reference":
-        remedy = "for the compiled ones: pip install --no-build-isolation ./cuda_ext"
-        return Row("compute", "operators", "off", "reference implementation in torch", remedy)
-    return Row("compute", "operators", "OK", str(backend))
+def _operators_row() -> Row:
+    return Row("compute", "operators", "off", "reference implementation in torch")
 
 
 def _child_error(code: str, **environment: str) -> str:
