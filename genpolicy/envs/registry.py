@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from genpolicy.envs.mazes import MAZES
 from genpolicy.errors import SimulatorError, UsageError, nearest
 from genpolicy.references import normalized_score
 
@@ -86,18 +87,14 @@ def _entries() -> Mapping[str, EnvEntry]:
         EnvEntry(
             task=task,
             make=_maze2d(task),
-            max_steps=max_steps,
+            max_steps=maze.max_steps,
             metrics=(*_SHARED, "steps_at_goal", "time_to_goal", "d4rl_score"),
             primary="d4rl_score",
             packages=("gymnasium", "mujoco"),
-            d4rl_name=f"{task}-v1",
+            d4rl_name=maze.d4rl_name,
             note="D4RL's task and geometry on current MuJoCo; scores above 100 are ordinary",
         )
-        for task, max_steps in (
-            ("maze2d-umaze", 300),
-            ("maze2d-medium", 600),
-            ("maze2d-large", 800),
-        )
+        for task, maze in MAZES.items()
     ]
     entries += [
         EnvEntry(
@@ -164,7 +161,8 @@ def make_vector_env(
         task: a key of ``ENVS``.
         n_envs: number of slots, at least 1.
         workers: give every slot a process of its own; worth it when stepping one environment takes
-            longer than about 0.2 ms, which pictures do and states do not.
+            longer than about 0.2 ms, which pictures do and states do not. A script that uses it
+            needs multiprocessing's guard, ``if __name__ == "__main__":``.
         settings: keyword arguments of the environment's class.
 
     Raises:

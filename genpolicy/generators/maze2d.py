@@ -22,7 +22,6 @@ and relabel_maze2d_rewards.py of D4RL.
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
@@ -40,7 +38,6 @@ from genpolicy.envs import env_entry
 from genpolicy.envs.maze2d import PointMass
 from genpolicy.envs.mazes import GOAL_RADIUS, maze_of
 from genpolicy.errors import UsageError
-from genpolicy.files import write_bytes
 from genpolicy.generators.waypoint import WaypointController
 
 __all__ = ["collect_maze2d", "make_maze2d"]
@@ -87,7 +84,8 @@ def make_maze2d(
         seed: decides every number in the file.
         path: the file; one that exists is replaced.
         n_steps: rows, at least 1.
-        n_workers: processes; 1 collects in this one.
+        n_workers: processes; 1 collects in this one. A script that uses more needs
+            multiprocessing's guard, ``if __name__ == "__main__":``.
         noise_std: standard deviation of the noise on actions, before they are clipped to [-1, 1].
             D4RL's script has 0.5 (its option ``noisy``).
         max_stay_steps: the stay at a reached goal is uniform in 0..this.
@@ -114,18 +112,26 @@ def make_maze2d(
         chunk_steps=int(chunk_steps),
     )
     arrays = _collect(settings, n_steps, seed, n_workers=n_workers, progress=progress)
+    # Imported here, not above: torch comes with it, and the workers have no use for that.
     from genpolicy import __version__
+    from genpolicy.data.d4rl import write_d4rl
+    from genpolicy.data.episodes import DataSource
 
     versions = {"genpolicy": __version__, "numpy": np.__version__, **env_entry(task).versions()}
-    attributes = {
+    details = {
         "generator": "genpolicy.generators.make_maze2d",
-        "kind": "generated",
         "seed": int(seed),
         "n_steps": int(n_steps),
         "versions": json.dumps(versions, sort_keys=True),
         **asdict(settings),
     }
-    write_bytes(path, _hdf5(arrays, attributes))
+    write_d4rl(
+        path,
+        **{key: arrays.pop(key) for key in ("observations", "actions", "rewards")},
+        **{key: arrays.pop(key) for key in ("terminals", "timeouts")},
+        infos={key.removeprefix("infos/"): value for key, value in arrays.items()},
+        source=DataSource(name=task, kind="generated", path=str(path), details=details),
+    )
     return Path(path)
 
 
@@ -158,7 +164,6 @@ def _collect(
         raise UsageError(
             f"restart_probability is {settings.restart_probability}, expected within [0, 1]"
         )
-    # Imported here, not above: torch comes with it, and the workers have no use for that.
     from genpolicy.seeding import derive_seed
 
     size = settings.chunk_steps
@@ -235,14 +240,3 @@ def _collect_chunk(job: tuple[_Settings, int, int]) -> dict[str, np.ndarray]:
         "infos/qpos": states[:, :2].astype(np.float32),
         "infos/qvel": states[:, 2:].astype(np.float32),
     }
-
-
-def _hdf5(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> bytes:
-    """Return the content of an HDF5 file, the same bytes for the same input."""
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, compression="gzip", track_times=False)
-        for name in sorted(attributes):
-            file.attrs[name] = attributes[name]
-    return buffer.getvalue()

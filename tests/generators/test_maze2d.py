@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
+from genpolicy.data.d4rl import read_d4rl
 from genpolicy.envs.maze2d import PointMass
 from genpolicy.envs.mazes import maze_of
 from genpolicy.errors import UsageError
@@ -101,25 +101,27 @@ def test_the_file_is_the_same_for_any_number_of_workers(tmp_path: Path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.hdf5", "one.hdf5", "two.hdf5"]
 
 
-def test_the_file_tells_where_it_came_from(tmp_path: Path):
+def test_the_reader_finds_the_episodes_and_where_they_came_from(
+    tmp_path: Path, rows: dict[str, np.ndarray]
+):
     path = make_maze2d(
-        "maze2d-umaze",
-        seed=7,
-        path=tmp_path / "a" / "u.hdf5",
-        n_steps=50,
-        noise_std=0.0,
-        progress=False,
+        "maze2d-umaze", seed=3, path=tmp_path / "a" / "u.hdf5", n_steps=N_STEPS, progress=False
     )
-    with h5py.File(path) as file:
-        assert set(file) == {"observations", "actions", "rewards", "terminals", "timeouts", "infos"}
-        assert set(file["infos"]) == {"goal", "qpos", "qvel"}
-        attributes = dict(file.attrs)
-    assert attributes["kind"] == "generated"
-    assert attributes["generator"] == "genpolicy.generators.make_maze2d"
-    assert attributes["task"] == "maze2d-umaze"
-    assert attributes["seed"] == 7
-    assert attributes["noise_std"] == 0.0
-    assert "mujoco" in attributes["versions"]
+    episodes = read_d4rl(path, obs_keys={"state": "observations", "goal": "infos/goal"})
+    assert episodes.episode_ends.tolist() == (np.flatnonzero(rows["timeouts"]) + 1).tolist()
+    assert np.array_equal(episodes.obs["state"], rows["observations"])
+    assert np.array_equal(episodes.obs["goal"], rows["infos/goal"])
+    assert np.array_equal(episodes.actions, rows["actions"])
+    assert episodes.rewards is not None
+    assert np.array_equal(episodes.rewards, rows["rewards"])
+    assert np.array_equal(episodes.truncated, rows["timeouts"])
+    assert not episodes.terminated.any()
+    source = episodes.source
+    assert (source.name, source.kind) == ("maze2d-umaze", "generated")
+    assert source.details["generator"] == "genpolicy.generators.make_maze2d"
+    assert source.details["seed"] == 3
+    assert source.details["noise_std"] == 0.5
+    assert "mujoco" in source.details["versions"]
 
 
 def test_without_noise_the_actions_are_the_controllers():
