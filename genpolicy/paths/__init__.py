@@ -1,6 +1,7 @@
 """Noising paths ``x_t = alpha(t) clean + sigma(t) noise``, prediction types and grids of times."""
 
 from genpolicy.paths.base import Path, expand_t, log_snr
+from genpolicy.paths.from_diffusers import DiffusersSettings, from_diffusers
 from genpolicy.paths.gaussian import CosinePath, KarrasPath, LinearPath, VPPath
 from genpolicy.paths.grids import GRIDS, check_grid, grid
 from genpolicy.paths.prediction import (
@@ -15,6 +16,7 @@ from genpolicy.paths.tabulated import Schedule, TabulatedPath
 __all__ = [
     "GRIDS",
     "CosinePath",
+    "DiffusersSettings",
     "KarrasPath",
     "LinearPath",
     "Path",
@@ -27,6 +29,7 @@ __all__ = [
     "convert",
     "expand_t",
     "from_clean_and_noise",
+    "from_diffusers",
     "grid",
     "log_snr",
     "to_denoised",

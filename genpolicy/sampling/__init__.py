@@ -3,6 +3,7 @@
 from genpolicy.denoisers import Step
 from genpolicy.paths import grid
 from genpolicy.sampling.constraints import Constraint, PinMode, Pinned, chain, clip_to, pin
+from genpolicy.sampling.diffusers_adapter import sample_with_scheduler
 from genpolicy.sampling.loop import Corrector, plan, sample
 from genpolicy.sampling.noise import NoiseSource, RowNoise, philox4x32
 from genpolicy.sampling.rules import (
@@ -53,4 +54,5 @@ __all__ = [
     "plan",
     "renoise",
     "sample",
+    "sample_with_scheduler",
 ]
