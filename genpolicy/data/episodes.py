@@ -267,8 +267,11 @@ class Episodes:
                 f"{name}: the data set is empty ({self.n_episodes} episodes, {self.n_steps} "
                 "steps); check the file and the filters that were applied"
             )
-        if not self.obs:
-            raise DataError(f"{name}: no observation keys, expected at least one")
+        if not self.obs or "action" in self.obs:
+            raise DataError(
+                f"{name}: observation keys are {sorted(self.obs)}, expected at least one, and none "
+                "called 'action'"
+            )
         if self.actions.ndim != 2 or self.actions.shape[1] == 0:
             raise DataError(
                 f"{name}: actions have shape {self.actions.shape}, expected (n_steps, action_dim)"

@@ -266,13 +266,13 @@ class Normalizer(nn.Module):
 
     @property
     def stats(self) -> dict[str, FieldStats]:
-        """Statistics by name: ``"action"``, and ``"obs/<key>"`` for each observation."""
+        """Statistics by array: ``"action"`` and the observation keys."""
         named = {"action": self._action.stats}
-        return named | {f"obs/{k}": self._field(k).stats for k in self._keys}
+        return named | {key: self._field(key).stats for key in self._keys}
 
     @property
     def constant(self) -> dict[str, list[int]]:
-        """Flat indices of entries that are constant in the data, by name of the array."""
+        """Flat indices of entries that are constant in the data: by ``"action"`` or obs key."""
         found = {name: np.flatnonzero(s.is_constant).tolist() for name, s in self.stats.items()}
         return {name: indices for name, indices in found.items() if indices}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from genpolicy.data.episodes import Array
-from genpolicy.errors import DataError, nearest
+from genpolicy.errors import DataError
 
 __all__ = [
     "DamagedFileError",
@@ -94,8 +94,8 @@ def array_at(node: Any, key: str, *, rows: slice = slice(None)) -> Array:
     found: Any = node.get(key)
     if not isinstance(found, hdf5_library().Dataset):
         raise DataError(
-            f"{node.file.filename}: there is no array {key!r} in {node.name}; "
-            f"{nearest(key, dataset_names(node))}"
+            f"{node.file.filename}: there is no array {key!r} in {node.name}; it has "
+            f"{', '.join(dataset_names(node)) or 'none'}"
         )
     try:
         return np.asarray(found[rows])

@@ -12,8 +12,9 @@ A time limit is no end of the task: its row still bootstraps, or is left out whe
 after it was not recorded. No transition leads into another episode.
 
 Source: D4RL's ``qlearning_dataset`` (Farama-Foundation/D4RL, d4rl/__init__.py), from which this
-differs in that the file's last row is kept when it is terminal, and in that a terminal row's next
-observation is not the next episode's first.
+differs in three ways: a terminal row is kept also when it is the file's last or at the limit, its
+next observation is not the next episode's first, and where the file has no ``timeouts`` the limit
+counts from the step after a terminal row (D4RL's counter starts at 1 there, not at 0).
 """
 
 from __future__ import annotations
