@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -52,7 +53,7 @@ class TabulatedPath:
     n_levels: int = 100
     beta_start: float | None = None
     beta_end: float | None = None
-    betas: tuple[float, ...] | None = None
+    betas: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.betas is not None:
@@ -94,7 +95,7 @@ class TabulatedPath:
     def beta_table(self) -> tuple[float, ...]:
         """Return the betas, level 0 first."""
         if self.betas is not None:
-            return self.betas
+            return tuple(self.betas)
         n = self.n_levels
         if self.schedule == "squaredcos_cap_v2":
             return tuple(min(1.0 - _cos2((k + 1) / n) / _cos2(k / n), 0.999) for k in range(n))

@@ -49,7 +49,7 @@ class Sampler:
     n_steps: int = 10
     grid: str = "uniform"
     grid_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    times: tuple[float, ...] | None = None
+    times: Sequence[float] | None = None
     clip: bool = True
     clip_denoised: bool = True
     init_scale: float = 1.0
@@ -83,7 +83,7 @@ class Sampler:
             UsageError: when the grid does not fit the path.
         """
         if self.times is not None:
-            return self.times
+            return tuple(self.times)
         return _grid(path, self.n_steps, self.grid, tuple(sorted(self.grid_options.items())))
 
     def nfe(self, path: Path) -> int:
