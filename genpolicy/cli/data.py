@@ -218,7 +218,7 @@ def _print_description(data: Mapping[str, Any]) -> None:
     rows = {f"obs/{key}": value for key, value in data["obs"].items()}
     rows["action"] = data["action"]
     for name, value in rows.items():
-        constant = data["constant"].get(name, [])
+        constant = data["constant"].get(name.removeprefix("obs/"), [])
         arrays.add_row(
             name,
             str(tuple(value["shape"])),
