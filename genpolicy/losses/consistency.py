@@ -57,6 +57,8 @@ PairIndex: TypeAlias = Literal["uniform", "lognormal"]
 PairWeight: TypeAlias = Literal["uniform", "inverse_sigma_gap", "inverse_time_gap"]
 Metrics: TypeAlias = dict[str, Tensor]
 
+_SMALLEST_SIGMA = 1e-5
+
 
 @runtime_checkable
 class FlowMap(Protocol):
@@ -79,9 +81,9 @@ class FlowMap(Protocol):
 class ConsistencyTraining:
     """Settings of ``consistency_training_loss``.
 
-    The defaults are plain consistency training. Consistency-AC is ``curriculum=SquareRootCurriculum
-    (...)``, ``weighting="inverse_sigma_gap"``, ``gap_scale=100``; improved consistency training is
-    ``curriculum=DoublingCurriculum(...)``, ``pairs="lognormal"``, ``weighting="inverse_sigma_gap"``,
+    The defaults are plain consistency training. Consistency-AC uses a ``SquareRootCurriculum``,
+    ``weighting="inverse_sigma_gap"`` and ``gap_scale=100``; improved consistency training a
+    ``DoublingCurriculum``, ``pairs="lognormal"``, ``weighting="inverse_sigma_gap"``,
     ``distance=PseudoHuber()`` and the student itself as target.
 
     Args:
@@ -163,16 +165,17 @@ def consistency_training_loss(
         )
     else:
         chances = torch.full((n_levels - 1,), 1.0 / (n_levels - 1), dtype=torch.float64)
-    lower = draw_levels(chances, len(clean), generator).cpu()
+    lower = draw_levels(chances, len(clean), generator).to(clean.device)
     noise = draw_noise(clean, generator)
-    t, s = times[lower + 1].to(clean), times[lower].to(clean)
+    table = times.to(clean)
+    t, s = table[lower + 1], table[lower]
     with torch.no_grad():
         goal = target(noisy(path, clean, noise, s), s, cond)
     error = student(noisy(path, clean, noise, t), t, cond) - goal
     per_row = settings.distance(error, mask)
     if settings.weighting != "uniform":
         levels = ratios if settings.weighting == "inverse_sigma_gap" else times
-        per_row = per_row * (settings.gap_scale / (levels[lower + 1] - levels[lower])).to(clean)
+        per_row = per_row * (settings.gap_scale / levels.diff()).to(clean)[lower]
     loss = mean_over_valid(per_row, mask)
     return loss, _metrics(loss, error, mask, n_levels)
 
@@ -215,10 +218,11 @@ def consistency_distillation_loss(
     settings = ConsistencyDistillation() if settings is None else settings
     path = student.path
     clean = fill_padding(clean, mask)
-    times = level_times(path, settings.n_levels, spacing=settings.spacing, t_end=student.t_end)
-    upper = 1 + draw_levels(torch.ones(settings.n_levels - 1), len(clean), generator).cpu()
+    n_levels = settings.n_levels
+    table = level_times(path, n_levels, spacing=settings.spacing, t_end=student.t_end).to(clean)
+    upper = 1 + draw_levels(torch.ones(n_levels - 1), len(clean), generator).to(clean.device)
     noise = draw_noise(clean, generator)
-    t, s = times[upper].to(clean), times[(upper - settings.jump).clamp(min=0)].to(clean)
+    t, s = table[upper], table[(upper - settings.jump).clamp(min=0)]
     x_t = noisy(path, clean, noise, t)
     with torch.no_grad():
         x_s = solve_ode(
@@ -235,18 +239,24 @@ def consistency_distillation_loss(
     error = student(x_t, t, cond) - goal
     per_row = settings.distance(error * root_weight(settings.weighting, path, t, error), mask)
     loss = mean_over_valid(per_row, mask)
-    return loss, _metrics(loss, error, mask, settings.n_levels)
+    return loss, _metrics(loss, error, mask, n_levels)
 
 
 def noisy(path: Path, clean: Chunk, noise: Chunk, t: Time) -> Chunk:
+    """Return ``alpha clean + sigma noise``."""
     alpha, sigma = path.alpha_sigma(t)
     return expand_t(alpha, clean) * clean + expand_t(sigma, clean) * noise
 
 
 def root_weight(weighting: Weighting, path: Path, t: Time, like: Chunk) -> Tensor:
+    """Return the factor of an error whose square is the weight of a squared denoised error.
+
+    ``PredictionWeighting`` is that of a velocity. Errors at the clean end are 0 by construction;
+    the lower limit of sigma keeps their weight finite.
+    """
     alpha, sigma = path.alpha_sigma(t)
     scaled = weighting.scaled(alpha, sigma, prediction_gain(path, t, "velocity"))
-    return expand_t(scaled.sqrt() / sigma, like)
+    return expand_t(scaled.sqrt() / sigma.clamp(min=_SMALLEST_SIGMA), like)
 
 
 def _metrics(loss: Tensor, error: Chunk, mask: Mask, n_levels: int) -> Metrics:

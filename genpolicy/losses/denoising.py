@@ -108,9 +108,10 @@ def _target_and_gain(
 ) -> tuple[Chunk, Time]:
     """Return what the network should predict and how that reacts to the denoised action.
 
-    Under EDM preconditioning the network predicts ``F = (clean - c_skip y)/c_out`` with y = x/alpha.
+    Under EDM preconditioning the network predicts ``F = (clean - c_skip y)/c_out``, y = x/alpha.
     Inserting x = alpha clean + sigma noise cancels what is singular at both ends of a path:
-    ``F = (sigma clean - sigma_data^2 alpha noise) / (sigma_data sqrt(sigma^2 + (sigma_data alpha)^2))``.
+    ``F = (sigma clean - sigma_data^2 alpha noise)/(sigma_data q)``,
+    ``q^2 = sigma^2 + (sigma_data alpha)^2``.
     """
     path = denoiser.path
     if denoiser.precondition == "none":

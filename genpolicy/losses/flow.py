@@ -2,7 +2,8 @@
 
 With t = 0 the clean end, as everywhere in this package::
 
-    (1)  x_t = alpha(t) clean + sigma(t) noise + sigma_min extra,   target = dalpha clean + dsigma noise
+    (1)  x_t = alpha(t) clean + sigma(t) noise + sigma_min extra
+         target = dalpha/dt clean + dsigma/dt noise
 
 On LinearPath the target is ``noise - clean``. Papers on flow matching count time the other way
 round (their time is 1 - t, their target clean - noise); the loss is the same number.

@@ -1,8 +1,9 @@
 """Discretisations for consistency losses: how many noise levels, where, and which pair is trained.
 
-    (1)  Karras levels    s_i = (s_0^(1/rho) + i/(N-1) (s_max^(1/rho) - s_0^(1/rho)))^rho, i = 0..N-1
-    (2)  square-root rise N(k) = ceil(sqrt(k/K ((n_1 + 1)^2 - n_0^2) + n_0^2) - 1) + 1
-    (3)  doubling         N(k) = min(n_0 2^floor(k/K'), n_1) + 1, K' = floor(K/(log2 floor(n_1/n_0) + 1))
+    (1)  karras levels  s_i = (s_0^(1/rho) + i/(N-1) (s_max^(1/rho) - s_0^(1/rho)))^rho, i < N
+    (2)  square root    N(k) = ceil(sqrt(k/K ((n_1 + 1)^2 - n_0^2) + n_0^2) - 1) + 1
+    (3)  doubling       N(k) = min(n_0 2^floor(k/K'), n_1) + 1
+                        K' = floor(K/(log2 floor(n_1/n_0) + 1))
 
 Levels are numbered from the clean end. Training with N levels converges to a map whose samples are
 too narrow when N is small (a factor 0.09 for N = 3, 0.92 for N = 40 on Gaussian data with standard

@@ -43,13 +43,13 @@ def draw_noise(like: Chunk, generator: torch.Generator) -> Chunk:
 
 
 def check_mask(clean: Chunk, mask: Mask) -> None:
-    """Raise ``UsageError`` unless ``mask`` is None or a boolean ``(batch, horizon)`` of ``clean``."""
+    """Raise ``UsageError`` unless ``mask`` is None or a boolean ``(batch, horizon)``."""
     if mask is None:
         return
     if mask.dtype != torch.bool or mask.shape != clean.shape[:2]:
         raise UsageError(
             f"loss: got a mask of {mask.dtype} and shape {tuple(mask.shape)}, expected torch.bool "
-            f"and shape {tuple(clean.shape[:2])}; pass the mask of valid entries of the window batch"
+            f"and shape {tuple(clean.shape[:2])}; pass the window batch's mask of valid entries"
         )
 
 

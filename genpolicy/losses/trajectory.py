@@ -4,19 +4,23 @@ With G(x, t, s) the student's jump from t to s < t, G_end the jump to the clean 
 frozen copy and u the teacher's next level after t (s <= u < t)::
 
     (1)  ctm = distance( G_bar_end(G(x_t, t, s), s) - G_bar_end(G_bar(solve(x_t, t, u), u, s), s) )
-    (2)  dsm = distance( sqrt(w(t)) (G_end(x_t, t) - clean) )
+    (2)  dsm = distance( sqrt(w(t)) (D(x_t, t) - clean) ),   D = G_end, or g(x_t, t, t)
     (3)  loss = ctm_weight ctm + dsm_weight dsm
 
 Where gradients flow: in (1) through the student's jump, and through the *input* of the frozen copy
 that carries it to the clean end, never through the copy's weights nor the right-hand side; in (2)
 through the student only. The weight of (2) acts on the squared error, inside the distance.
+
+The two choices of D differ: g(x_t, t, t), the zero-length jump's denoised action, has the posterior
+mean as its right value, so the exact ODE solution minimises (1) and (2) at once. Asking G_end for
+the clean action, as Consistency Policy does, pulls the one-evaluation jump towards the mean.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -43,9 +47,10 @@ from genpolicy.shapes import Chunk, Cond, Time
 __all__ = ["TrajectoryDistillation", "trajectory_loss"]
 
 Metrics: TypeAlias = dict[str, Tensor]
+Denoises: TypeAlias = Literal["end", "same"]
 
 
-def _card_times() -> TimeSampler:
+def _default_times() -> TimeSampler:
     return MixedTimes(first=KarrasTimes(sigma_min=0.02, high=0.7), second=LogNormalSigmaTimes())
 
 
@@ -67,6 +72,8 @@ class TrajectoryDistillation:
         ctm_weight: factor of the trajectory term (1), at least 0; at 0 it is not computed.
         dsm_weight: factor of the denoising term (2), at least 0; at 0 it is not computed.
         dsm_times: noise levels of the denoising term.
+        dsm_jump: what the denoising term trains: ``"end"`` the jump to the clean end (Consistency
+            Policy), ``"same"`` the denoised action of a zero-length jump (CTM).
         dsm_weighting: weight of the denoising term by noise level; ``PredictionWeighting`` counts
             the error of the average velocity from ``x_t`` to the clean end.
 
@@ -80,12 +87,14 @@ class TrajectoryDistillation:
     distance: Distance = field(default_factory=PseudoHuber)
     ctm_weight: float = 1.0
     dsm_weight: float = 1.0
-    dsm_times: TimeSampler = field(default_factory=_card_times)
+    dsm_jump: Denoises = "end"
+    dsm_times: TimeSampler = field(default_factory=_default_times)
     dsm_weighting: Weighting = field(default_factory=EdmWeighting)
 
     def __post_init__(self) -> None:
         check_choice("TrajectoryDistillation", "spacing", self.spacing, Spacing)
         check_choice("TrajectoryDistillation", "solver", self.solver, Solver)
+        check_choice("TrajectoryDistillation", "dsm_jump", self.dsm_jump, Denoises)
         if self.n_levels < 2 or self.max_teacher_levels < 1:
             raise UsageError(
                 f"TrajectoryDistillation: got n_levels {self.n_levels} and max_teacher_levels "
@@ -173,30 +182,28 @@ def _ctm_term(
     """Return equation (1)."""
     path = student.path
     times = level_times(path, settings.n_levels, spacing=settings.spacing, t_end=student.t_end)
-    batch, unit = (
-        len(clean),
-        torch.rand(3, len(clean), generator=generator, device=generator.device),
-    )
-    unit = unit.cpu().double()
+    table = times.to(clean)
+    unit = torch.rand(3, len(clean), generator=generator, device=generator.device)
+    # In float32 the product of a number below 1 and a count can round up to the count.
+    unit = unit.double().to(clean.device)
     start = 1 + (unit[0] * (settings.n_levels - 1)).long()
     stop = (unit[1] * start).long()
     n_teacher = 1 + (unit[2] * (start - stop).clamp(max=settings.max_teacher_levels)).long()
     noise = draw_noise(clean, generator)
-    t, s = times[start].to(clean), times[stop].to(clean)
+    t, s = table[start], table[stop]
     x_t = noisy(path, clean, noise, t)
     frozen = _Frozen(target)
     frozen_cond = None if cond is None else cond.detach()
     with torch.no_grad():
         x_u = x_t
         for k in range(settings.max_teacher_levels):
-            now, then = (times[start - n_teacher.clamp(max=j)].to(clean) for j in (k, k + 1))
+            now, then = (table[start - n_teacher.clamp(max=j)] for j in (k, k + 1))
             x_u = solve_ode(
                 teacher, x_u, now, then, teacher_cond, path=path, solver=settings.solver
             )
-        u = times[start - n_teacher].to(clean)
+        u = table[start - n_teacher]
         goal = frozen.end(frozen.jump(x_u, u, s, frozen_cond), s, frozen_cond)
     reached = frozen.end(student.jump(x_t, t, s, cond), s, frozen_cond)
-    assert reached.shape == goal.shape, (batch, reached.shape)
     return mean_over_valid(settings.distance(reached - goal, mask), mask)
 
 
@@ -213,7 +220,11 @@ def _dsm_term(
     t = settings.dsm_times.sample(len(clean), path, generator, clean.device, clean.dtype)
     t = t.clamp(min=student.t_end)
     noise = draw_noise(clean, generator)
-    error = student(noisy(path, clean, noise, t), t, cond) - clean
+    x_t = noisy(path, clean, noise, t)
+    if settings.dsm_jump == "end":
+        error = student(x_t, t, cond) - clean
+    else:
+        error = student.denoised(x_t, t, t, cond) - clean
     weighted = error * root_weight(settings.dsm_weighting, path, t, error)
     return mean_over_valid(settings.distance(weighted, mask), mask)
 
@@ -221,7 +232,7 @@ def _dsm_term(
 class _Jump(nn.Module):
     """``TrajectoryDenoiser.jump`` as a forward, for ``functional_call``."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: TrajectoryDenoiser) -> None:
         super().__init__()
         self.inner = inner
 

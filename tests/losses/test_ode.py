@@ -1,5 +1,6 @@
 """One ODE step of a teacher: orders of accuracy, published end points, other paths."""
 
+import itertools
 import math
 
 import pytest
@@ -43,7 +44,7 @@ def test_heun_over_the_karras_grid_of_consistency_policy():
     path = KarrasPath(sigma_min=0.02, sigma_max=80.0)
     levels = level_times(path, 80, spacing="karras", t_end=path.t_min).flip(0)
     x = torch.full((1, 1, 1), 80.0, dtype=torch.float64)
-    for t, s in zip(levels[:-1], levels[1:], strict=True):
+    for t, s in itertools.pairwise(levels):
         x = ode_step(ExactDenoiser(path), x, t.view(1), s.view(1), None, solver="heun")
     assert x.item() == pytest.approx(0.700217, abs=2e-6)
     start = torch.full((1, 1, 1), 80.0, dtype=torch.float64)
@@ -59,11 +60,8 @@ def test_flow_steps_give_the_published_spread(solver, steps, std):
     """From noise at t = 1 to the clean end; Heun's last step is the Euler step there."""
     path = LinearPath()
     x = torch.tensor([[[-1.0]], [[1.0]]], dtype=torch.float64)
-    if solver == "heun":
-        # The published numbers evaluate the velocity at the clean end, which sigma = 0 hides here.
-        last = times(1e-9, 2)
-    else:
-        last = times(0.0, 2)
+    # The published Heun evaluates the velocity at the clean end itself, which is excluded here.
+    last = times(1e-9 if solver == "heun" else 0.0, 2)
     x = solve_ode(
         ExactDenoiser(path), x, times(1.0, 2), last, None, path=path, n_steps=steps, solver=solver
     )

@@ -38,7 +38,8 @@ def test_times_lie_inside_the_path_and_repeat_for_a_generator(sampler, path):
     t = sampler.sample(500, path, generator(), dtype=torch.float64)
     assert t.shape == (500,)
     assert t.dtype == torch.float64
-    assert path.t_min <= t.min() and t.max() <= path.t_max
+    assert path.t_min <= t.min()
+    assert t.max() <= path.t_max
     assert t.unique().numel() > 100
     assert torch.equal(t, sampler.sample(500, path, generator(), dtype=torch.float64))
     assert not torch.equal(t, sampler.sample(500, path, generator(1), dtype=torch.float64))
@@ -89,7 +90,8 @@ def test_levels_are_equally_likely_and_refuse_a_continuous_path():
 def test_mixture_splits_the_batch_in_order():
     mixed = MixedTimes(first=UniformTimes(low=0.9), second=UniformTimes(high=0.1), fraction=0.25)
     t = mixed.sample(8, LinearPath(), generator())
-    assert (t[:2] >= 0.9).all() and (t[2:] <= 0.1).all()
+    assert (t[:2] >= 0.9).all()
+    assert (t[2:] <= 0.1).all()
 
 
 def test_samplers_are_built_from_plain_containers():
