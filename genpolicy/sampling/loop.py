@@ -81,8 +81,8 @@ def sample(
     """
     path = denoiser.path
     values = _checked_times(times, path)
-    check_rule(rule, denoiser.kind, len(values) - 1)
     steps = plan(rule, path, values)
+    check_rule(rule, denoiser.kind, steps)
     constraint = Constraint() if constrain is None else constrain
     lo, hi = constraint.step_bounds
     tracked = as_tracking(denoiser)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -265,16 +265,20 @@ def kinds_of(rule: Rule) -> tuple[Kind, ...]:
     return ("posterior_mean",) if plain in RULES.values() else ("posterior_mean", "flow_map")
 
 
-def check_rule(rule: Rule, kind: Kind, n_steps: int) -> None:
+def check_rule(rule: Rule, kind: Kind, steps: Sequence[Coeffs]) -> None:
     """Refuse a rule that does not sample what a denoiser of this kind was trained for.
 
-    A single step to the clean end returns the denoised action under every rule, so there a flow map
-    may be used with any.
+    Args:
+        rule: sampling rule.
+        kind: kind of the denoiser.
+        steps: the steps that the rule makes. A single one that returns the denoised action, such as
+            ``ddim`` to the clean end, is what a flow map is for, under whatever name.
 
     Raises:
-        UsageError: for another combination.
+        UsageError: for a rule of the other kind.
     """
-    if kind in kinds_of(rule) or (kind == "flow_map" and n_steps == 1):
+    is_jump = len(steps) == 1 and steps[0] == Coeffs(c_x=0.0, c_denoised=1.0)
+    if kind in kinds_of(rule) or (kind == "flow_map" and is_jump):
         return
     plain = rule.func if isinstance(rule, functools.partial) else rule
     name = getattr(plain, "__name__", repr(plain))
