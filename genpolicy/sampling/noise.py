@@ -95,7 +95,7 @@ class RowNoise:
         radius = np.sqrt(-2.0 * np.log((even + 0.5) * 2.0**-32))
         angle = (odd + 0.5) * (2.0 * math.pi * 2.0**-32)
         values = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-        rows = values.transpose(1, 2, 0, 3).reshape(n_rows, -1)[:, :n_values]
+        rows = values.transpose(1, 2, 0, 3).reshape(n_rows, 4 * n_blocks)[:, :n_values]
         noise = torch.as_tensor(np.ascontiguousarray(rows)).reshape(n_rows, *self._shape)
         return noise.to(device=self._device, dtype=self._dtype)
 
