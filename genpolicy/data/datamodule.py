@@ -183,16 +183,15 @@ class WindowDataModule(LightningDataModule):
         )
         return _Resuming(stream, self._next_step)
 
-    def val_dataloader(self) -> OrderedBatches[WindowBatch] | list[WindowBatch]:
-        """Return this process's share of the validation batches; empty without a split."""
-        trainer = self.trainer
-        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        return self.validation_batches(rank=rank, world_size=world_size)
-
     def validation_batches(
         self, *, rank: int = 0, world_size: int = 1
     ) -> OrderedBatches[WindowBatch] | list[WindowBatch]:
-        """Return every validation window once, in order; empty without a validation split."""
+        """Return every validation window once, in order; empty without a validation split.
+
+        Args:
+            rank: this process, where several share the windows.
+            world_size: processes that share them.
+        """
         self.setup()
         if self.validation_windows is None:
             return []

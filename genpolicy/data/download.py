@@ -16,6 +16,7 @@ import fcntl
 import importlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +26,8 @@ from genpolicy.errors import DataError
 from genpolicy.files import sha256_of, write_bytes, write_json
 
 __all__ = ["by_hand", "download", "is_offline", "recorded_sha256", "verify_file"]
+
+_BLOCK = 1 << 16  # bytes
 
 
 def is_offline() -> bool:
@@ -64,12 +67,15 @@ def download(
             f"{by_hand(urls, target)}"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
     failures: list[str] = []
     for url in urls:
-        reason = _fetch(url, target, sha256, n_attempts, timeout_s, progress)
+        reason = _fetch(url, part, target, sha256, n_attempts, timeout_s, progress)
         if reason is None:
             return target
         failures.append(f"{url}: {reason}")
+    if part.exists() and part.stat().st_size == 0:
+        part.unlink()
     raise DataError(
         f"{target.name} could not be fetched ({'; '.join(failures)}); try again later, or "
         f"{by_hand(urls, target)}"
@@ -115,12 +121,17 @@ def verify_file(path: str | Path, *, sha256: str | None = None) -> bool:
 
 
 def _fetch(
-    url: str, target: Path, sha256: str | None, n_attempts: int, timeout_s: float, progress: bool
+    url: str,
+    part: Path,
+    target: Path,
+    sha256: str | None,
+    n_attempts: int,
+    timeout_s: float,
+    progress: bool,
 ) -> str | None:
     """Fetch from one address; returns None when done and otherwise what went wrong."""
     import requests
 
-    part = target.with_name(f"{target.name}.part")
     reason = "never tried"
     for _ in range(n_attempts):
         with open(part, "ab") as handle:
@@ -130,7 +141,6 @@ def _fetch(
             except requests.exceptions.HTTPError as error:
                 status = 0 if error.response is None else error.response.status_code
                 if status != 416:
-                    part.unlink()
                     return f"HTTP status {status}"
                 # The part is not a piece of the file as it is now.
                 handle.truncate(0)
@@ -145,6 +155,12 @@ def _fetch(
                 part.unlink()
                 return f"expected sha256 {sha256}, received {found}"
             _publish(part, target, found)
+            if sha256 is None:
+                warnings.warn(
+                    f"no SHA-256 of {target.name} is published; this download's, {found}, is "
+                    f"recorded in {target}.sha256 and compared from now on",
+                    stacklevel=3,
+                )
             return None
     return reason
 
@@ -195,7 +211,11 @@ class _Transfer:
                 write_json(_note_of(self.part), note)
 
         fetch = pooch.HTTPDownloader(
-            progressbar=progress, headers=headers, timeout=timeout_s, hooks={"response": begin}
+            progressbar=progress,
+            chunk_size=_BLOCK,
+            headers=headers,
+            timeout=timeout_s,
+            hooks={"response": begin},
         )
         fetch(self.url, handle, None)
 

@@ -356,6 +356,11 @@ def _cast_obs(name: str, key: str, value: Array) -> Array:
         raise DataError(
             f"{name}: observation {key!r} has shape {value.shape}, expected (n_steps, *shape)"
         )
+    if value.ndim == 3 and value.dtype == np.uint8:
+        raise DataError(
+            f"{name}: observation {key!r} is uint8 of shape {value.shape[1:]}; for grey images add "
+            "the axis of channels with images[..., None]"
+        )
     if value.ndim == 4:
         return value  # an image: converted by its reader or refused by the check
     return np.ascontiguousarray(value, dtype=np.float32)

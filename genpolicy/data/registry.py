@@ -54,7 +54,7 @@ class DatasetEntry:
         official_files: names of the published file; a download gets the first.
         local_files: names of files that hold the same task but are not the published one.
         urls: addresses of the published file, tried in order; empty when there is none.
-        sha256: of the published file; None trusts and records that of the first download.
+        sha256: of the first official file; None trusts and records that of the first download.
         can_generate: whether ``genpolicy data make`` makes one.
     """
 
@@ -77,6 +77,11 @@ class DatasetEntry:
         return ", or ".join(ways)
 
 
+def _d4rl_urls(file: str) -> tuple[str, ...]:
+    address = f"rail.eecs.berkeley.edu/datasets/offline_rl/{file}"
+    return (f"https://{address}", f"http://{address}")
+
+
 def _maze2d(size: str) -> DatasetEntry:
     return DatasetEntry(
         name=f"maze2d-{size}",
@@ -89,10 +94,7 @@ def _maze2d(size: str) -> DatasetEntry:
         folder=f"maze2d-{size}",
         official_files=(f"maze2d-{size}-sparse-v1.hdf5",),
         local_files=(f"maze2d-{size}.hdf5",),
-        urls=(
-            "http://rail.eecs.berkeley.edu/datasets/offline_rl/maze2d/"
-            f"maze2d-{size}-sparse-v1.hdf5",
-        ),
+        urls=_d4rl_urls(f"maze2d/maze2d-{size}-sparse-v1.hdf5"),
         can_generate=True,
     )
 
@@ -105,6 +107,7 @@ def _pusht(name: str, variant: Variant, description: str) -> DatasetEntry:
         folder="pusht",
         official_files=("pusht.zip", "pusht_cchi_v7_replay.zarr.zip", "pusht_cchi_v7_replay.zarr"),
         urls=("https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip",),
+        sha256="63d52a114a3f010861f0181309d165b7d69133ccae426ece2fc94caed147bdf9",
     )
 
 
@@ -122,10 +125,7 @@ _ENTRIES = (
         read=functools.partial(read_d4rl, split="terminals"),
         folder="door-human",
         official_files=("door-v0_demos_clipped.hdf5",),
-        urls=(
-            "http://rail.eecs.berkeley.edu/datasets/offline_rl/hand_dapg/"
-            "door-v0_demos_clipped.hdf5",
-        ),
+        urls=_d4rl_urls("hand_dapg/door-v0_demos_clipped.hdf5"),
     ),
     DatasetEntry(
         name="kitchen-complete",
@@ -134,10 +134,7 @@ _ENTRIES = (
         folder="kitchen-complete",
         official_files=("mini_kitchen_microwave_kettle_light_slider-v0.hdf5",),
         local_files=("kitchen-complete.hdf5",),
-        urls=(
-            "http://rail.eecs.berkeley.edu/datasets/offline_rl/kitchen/"
-            "mini_kitchen_microwave_kettle_light_slider-v0.hdf5",
-        ),
+        urls=_d4rl_urls("kitchen/mini_kitchen_microwave_kettle_light_slider-v0.hdf5"),
     ),
 )
 
@@ -229,10 +226,10 @@ def load_dataset(task: str, path: str | Path | None = None, **options: Any) -> E
     kind = "official" if file.name in entry.official_files else "local"
     try:
         if file.is_file():
-            verify_file(file, sha256=entry.sha256 if kind == "official" else None)
+            verify_file(file, sha256=_known_sha256(entry, file))
         return entry.read(file, name=task, kind=kind, **options)
     except DamagedFileError as error:
-        raise DamagedFileError(f"{error}; {_remedy(entry, file, kind)}") from error
+        raise DamagedFileError(f"{error}; {_remedy(entry, file)}") from error
 
 
 def get_dataset(task: str, *, force: bool = False, progress: bool = False) -> Path:
@@ -250,11 +247,11 @@ def get_dataset(task: str, *, force: bool = False, progress: bool = False) -> Pa
     entry = dataset_entry(task)
     found = None if force else find_dataset(task)
     if found is not None:
-        if found.is_file() and found.name in entry.official_files:
+        if cache_dir() in found.parents:  # the user's own files are compared when they are read
             try:
-                verify_file(found, sha256=entry.sha256)
+                verify_file(found, sha256=_known_sha256(entry, found))
             except DamagedFileError as error:
-                raise DamagedFileError(f"{error}; {_remedy(entry, found, 'official')}") from error
+                raise DamagedFileError(f"{error}; {_remedy(entry, found)}") from error
         return found
     if not entry.urls:
         raise DataError(f"{task!r} has no published file; get it with: {entry.hint}")
@@ -306,6 +303,10 @@ def _cache_folder(entry: DatasetEntry) -> Path:
     return cache_dir() / "data" / entry.folder
 
 
+def _known_sha256(entry: DatasetEntry, file: Path) -> str | None:
+    return entry.sha256 if file.name == entry.official_files[0] else None
+
+
 def _listing(root: Path) -> dict[str, Path]:
     """Return the first path of each file or zarr folder name below ``root``, in sorted order."""
     found: dict[str, Path] = {}
@@ -321,8 +322,8 @@ def _listing(root: Path) -> dict[str, Path]:
     return found
 
 
-def _remedy(entry: DatasetEntry, file: Path, kind: str) -> str:
-    if kind != "official" or not entry.urls:
+def _remedy(entry: DatasetEntry, file: Path) -> str:
+    if file.name not in entry.official_files or not entry.urls:
         return f"make or get it again: {entry.hint}" if entry.hint else "restore the file"
     if cache_dir() in file.parents:
         return f"fetch it again with: genpolicy data get {entry.name} force=true"

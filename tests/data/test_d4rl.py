@@ -205,7 +205,7 @@ def test_an_empty_file_is_refused(path):
 def test_options_are_checked_before_the_file(path):
     with pytest.raises(UsageError, match="split is 'goals'"):
         read_d4rl(path, split="goals")
-    with pytest.raises(UsageError, match="split_on 'goal' is no key; .* state"):
+    with pytest.raises(UsageError, match=r"split_on 'goal' is no key; .* state"):
         read_d4rl(path, split_on="goal")
     with pytest.raises(UsageError, match="max_episode_steps is 0"):
         read_d4rl(path, max_episode_steps=0)

@@ -74,13 +74,13 @@ def test_a_value_that_is_not_finite_is_located(make_episodes):
     with pytest.raises(DataError, match=message):
         make_episodes([3, 1, 4], obs={"state": state})
     rewards = np.array([0, 0, 0, -np.inf, 0, 0, 0, 0])
-    with pytest.raises(DataError, match="rewards: 1 values .* episode 1 at step 0"):
+    with pytest.raises(DataError, match=r"rewards: 1 values .* episode 1 at step 0"):
         make_episodes([3, 1, 4], rewards=rewards)
 
 
 def test_a_final_observation_that_is_not_finite_counts_as_after_the_last_step(make_episodes):
     final = {"state": np.array([[0, 0], [np.nan, 0]], np.float32)}
-    with pytest.raises(DataError, match="final_obs/state: 1 values .* episode 1 at step 2"):
+    with pytest.raises(DataError, match=r"final_obs/state: 1 values .* episode 1 at step 2"):
         make_episodes([3, 2], final_obs=final)
 
 
@@ -141,6 +141,7 @@ def test_images_stay_uint8(make_episodes):
         (np.full((3, 3, 4, 5), 200, np.uint8), "channels first; .* np.moveaxis"),
         (np.full((3, 5, 6, 7), 200, np.uint8), "of no known layout"),
         (np.ones((3, 4, 5, 3), np.uint8), "no value above 1"),
+        (np.full((3, 4, 5), 200, np.uint8), r"uint8 of shape \(4, 5\); for grey images add"),
     ],
 )
 def test_images_of_another_type_range_or_layout_are_refused(make_episodes, images, message):
