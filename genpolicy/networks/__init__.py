@@ -1,16 +1,37 @@
-"""Networks and encoders: shapes in, shapes out, no word of diffusion."""
+"""Networks and encoders: shapes in, shapes out, no word of diffusion.
 
-from genpolicy.networks.embeddings import SinusoidalEmbedding, TimeEmbedding
+Every network takes ``(x, time, obs)`` of shapes ``(batch, horizon, action)``, ``(batch,)`` or
+``(batch, n_times)``, and ``(batch, n_obs_steps, obs_dim)`` and returns the shape of ``x``. Encoders
+take normalized observations ``{key: (batch, n_obs_steps, *shape)}`` and return
+``(batch, n_obs_steps, obs_dim)``. None has batch norms, so no row depends on another. For low
+precision run them under ``torch.autocast``: casting a module would round its time frequencies.
+"""
+
+from genpolicy.networks.dit import DiT
+from genpolicy.networks.embeddings import FourierEmbedding, SinusoidalEmbedding, TimeEmbedding
 from genpolicy.networks.encoders import LowDimEncoder
 from genpolicy.networks.mlp import MLP
 from genpolicy.networks.residual_mlp import ResidualMLP
-from genpolicy.networks.weights import load_teacher_weights, weight_decay_groups
+from genpolicy.networks.resnet import ResNet18
+from genpolicy.networks.transformer import ChiTransformer
+from genpolicy.networks.unet1d import ConditionalUnet1D
+from genpolicy.networks.vision import Crop, ImageEncoder, SpatialSoftmax
+from genpolicy.networks.weights import CopiedWeights, load_teacher_weights, weight_decay_groups
 
 __all__ = [
     "MLP",
+    "ChiTransformer",
+    "ConditionalUnet1D",
+    "CopiedWeights",
+    "Crop",
+    "DiT",
+    "FourierEmbedding",
+    "ImageEncoder",
     "LowDimEncoder",
+    "ResNet18",
     "ResidualMLP",
     "SinusoidalEmbedding",
+    "SpatialSoftmax",
     "TimeEmbedding",
     "load_teacher_weights",
     "weight_decay_groups",

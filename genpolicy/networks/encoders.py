@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genpolicy.errors import UsageError
+from genpolicy.errors import UsageError, nearest
+from genpolicy.networks.checks import check_sizes
 from genpolicy.shapes import Obs
 
-__all__ = ["LowDimEncoder"]
+__all__ = ["LowDimEncoder", "choose_keys"]
 
 
 class LowDimEncoder(nn.Module):
@@ -20,30 +21,72 @@ class LowDimEncoder(nn.Module):
     Args:
         obs_shapes: shape of one observation by key.
         keys: keys to use; None uses all.
-        out_dim: size of a learned linear projection; None concatenates only.
+        out_dim: size of a learned projection; None concatenates only.
+        hidden_dim: hidden units of that projection, with Mish; None makes it linear.
 
     Raises:
-        UsageError: for a key that the observations do not have.
+        UsageError: for a key that the observations do not have, for an image (three axes) that was
+            not asked for by name, or for ``hidden_dim`` without ``out_dim``.
     """
 
     def __init__(
         self,
         *,
         obs_shapes: Mapping[str, tuple[int, ...]],
-        keys: tuple[str, ...] | list[str] | None = None,
+        keys: Sequence[str] | None = None,
         out_dim: int | None = None,
+        hidden_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.keys = tuple(sorted(obs_shapes if keys is None else keys))
-        unknown = sorted(set(self.keys) - set(obs_shapes))
-        if unknown or not self.keys:
+        self.keys = choose_keys("LowDimEncoder", obs_shapes, keys)
+        images = [key for key in self.keys if len(obs_shapes[key]) == 3]
+        if images and keys is None:
             raise UsageError(
-                f"LowDimEncoder: keys {unknown} are not among the observations {sorted(obs_shapes)}"
+                f"LowDimEncoder: observations {images} are images; use ImageEncoder, or name the "
+                "others in keys"
             )
-        size = sum(int(torch.Size(obs_shapes[key]).numel()) for key in self.keys)
-        self.projection = nn.Identity() if out_dim is None else nn.Linear(size, out_dim)
+        size = sum(torch.Size(obs_shapes[key]).numel() for key in self.keys)
+        self.projection = _projection(size, out_dim, hidden_dim)
         self.obs_dim = size if out_dim is None else out_dim
 
     def forward(self, obs: Obs) -> Float[Tensor, "batch n_obs_steps obs_dim"]:
         """Return the features of each observation step."""
-        return self.projection(torch.cat([obs[key].flatten(2) for key in self.keys], dim=-1))
+        parts = [obs[key].flatten(2) for key in self.keys]  # (batch, n_obs_steps, size of key)
+        return self.projection(torch.cat(parts, dim=-1))  # (batch, n_obs_steps, obs_dim)
+
+
+def choose_keys(
+    who: str, obs_shapes: Mapping[str, tuple[int, ...]], keys: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Return the sorted keys that an encoder uses.
+
+    Args:
+        who: name of the encoder, for messages.
+        obs_shapes: shape of one observation by key.
+        keys: keys to use; None uses all.
+
+    Raises:
+        UsageError: for a key that the observations do not have, or no key at all.
+    """
+    chosen = tuple(sorted(set(obs_shapes if keys is None else keys)))
+    if not chosen:
+        raise UsageError(f"{who}: got no keys; expected some of {sorted(obs_shapes)}, or None")
+    for key in chosen:
+        if key not in obs_shapes:
+            raise UsageError(f"{who}: there is no observation {key!r}; {nearest(key, obs_shapes)}")
+    return chosen
+
+
+def _projection(size: int, out_dim: int | None, hidden_dim: int | None) -> nn.Module:
+    if out_dim is None:
+        if hidden_dim is not None:
+            raise UsageError(
+                f"LowDimEncoder: hidden_dim is {hidden_dim} but out_dim is None; give both, or "
+                "neither to concatenate only"
+            )
+        return nn.Identity()
+    check_sizes("LowDimEncoder", out_dim=out_dim)
+    if hidden_dim is None:
+        return nn.Linear(size, out_dim)
+    check_sizes("LowDimEncoder", hidden_dim=hidden_dim)
+    return nn.Sequential(nn.Linear(size, hidden_dim), nn.Mish(), nn.Linear(hidden_dim, out_dim))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genpolicy.networks.embeddings import TimeEmbedding
+from genpolicy.networks.checks import check_inputs, check_sizes
+from genpolicy.networks.embeddings import TimeEmbedding, TimeFeatures, Times
 from genpolicy.shapes import Chunk
 
 __all__ = ["MLP"]
@@ -23,7 +26,11 @@ class MLP(nn.Module):
         n_times: times per row, 1 or 2.
         width: units of a hidden layer.
         n_layers: hidden layers.
-        time_dim: time features.
+        time_dim: time features, even and at least 4.
+        time_features: see ``TimeEmbedding``.
+
+    Raises:
+        UsageError: for sizes that are not positive.
 
     Source: arXiv 2208.06193 and its public code (16 time features, 3 layers of 256).
     """
@@ -39,23 +46,36 @@ class MLP(nn.Module):
         width: int = 256,
         n_layers: int = 3,
         time_dim: int = 16,
+        time_features: TimeFeatures = "sinusoidal",
     ) -> None:
         super().__init__()
-        self.time = TimeEmbedding(dim=time_dim, hidden=2 * time_dim, out=time_dim, n_times=n_times)
+        check_sizes("MLP", action_dim=action_dim, horizon=horizon, n_obs_steps=n_obs_steps)
+        check_sizes("MLP", obs_dim=obs_dim, width=width, n_layers=n_layers)
+        self._chunk = (horizon, action_dim)
+        self._cond = (n_obs_steps, obs_dim)
+        self.time = TimeEmbedding(
+            dim=time_dim,
+            hidden=2 * time_dim,
+            out=time_dim,
+            n_times=n_times,
+            features=time_features,
+        )
         n_in = horizon * action_dim + time_dim + n_obs_steps * obs_dim
         sizes = [n_in] + [width] * n_layers
         layers: list[nn.Module] = []
-        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+        for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.Mish()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], horizon * action_dim))
 
     def forward(
-        self,
-        x: Chunk,
-        time: Float[Tensor, " batch"] | Float[Tensor, "batch n_times"],
-        obs: Float[Tensor, "batch n_obs_steps obs_dim"],
+        self, x: Chunk, time: Times, obs: Float[Tensor, "batch n_obs_steps obs_dim"]
     ) -> Chunk:
         """Return a chunk of the shape of ``x``."""
-        parts = [x.flatten(1), self.time(time).to(x.dtype), obs.flatten(1)]
+        check_inputs("MLP", x, obs, chunk=self._chunk, cond=self._cond)
+        parts = [
+            x.flatten(1),  # (batch, horizon * action)
+            self.time(time).to(x.dtype),  # (batch, time_dim)
+            obs.flatten(1),  # (batch, n_obs_steps * obs_dim)
+        ]
         out = self.layers(torch.cat(parts, dim=-1))  # (batch, horizon * action)
-        return out.reshape(x.shape)
+        return out.reshape(x.shape)  # (batch, horizon, action)
