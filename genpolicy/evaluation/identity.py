@@ -34,7 +34,7 @@ class PolicyIdentity:
         sampler: settings of its sampler in plain containers; None without one.
         nfe: network evaluations per chunk; None without a sampler.
         settings: what else decides the actions: path and normalizer of a generative policy, the
-            fields of one that is a dataclass, for example a controller.
+            public numbers and names of another, for example of a controller.
     """
 
     kind: str
@@ -51,6 +51,8 @@ class PolicyIdentity:
             names = ("rule", "n_steps", "grid", "rule_options", "grid_options", "times")
             shown = [(name, self.sampler.get(name)) for name in names]
             parts.append(" ".join(f"{name}={value}" for name, value in shown if value))
+        elif self.settings:
+            parts += [f"{name}={value}" for name, value in self.settings.items()]
         if self.nfe is not None:
             parts.append(f"nfe {self.nfe}")
         if self.weights_sha256 is not None:
@@ -112,11 +114,15 @@ def identify_policy(policy: Policy) -> PolicyIdentity:
                 "normalizer_sha256": hashlib.sha256(statistics.encode()).hexdigest(),
             },
         )
-    settings: Mapping[str, Any] | None = None
+    settings = {
+        name: value
+        for name, value in vars(policy).items()
+        if not name.startswith("_") and isinstance(value, (bool, int, float, str))
+    }
     if dataclasses.is_dataclass(policy):
-        names = [f.name for f in dataclasses.fields(policy) if f.name != "spec"]
-        settings = {name: _plain(getattr(policy, name)) for name in names}
-    return PolicyIdentity(kind, policy.spec, weights, settings=settings)
+        settings |= {f.name: _plain(getattr(policy, f.name)) for f in dataclasses.fields(policy)}
+        settings.pop("spec", None)
+    return PolicyIdentity(kind, policy.spec, weights, settings=settings or None)
 
 
 @dataclass(frozen=True)

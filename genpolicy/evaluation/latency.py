@@ -11,7 +11,7 @@ import torch
 
 from genpolicy.errors import UsageError
 from genpolicy.evaluation.identity import identify_policy
-from genpolicy.evaluation.records import align_columns
+from genpolicy.evaluation.records import align_columns, count
 from genpolicy.seeding import derive_seed
 from genpolicy.shapes import Obs
 
@@ -71,11 +71,12 @@ class Latency:
 
     def facts(self) -> dict[str, str]:
         """Return what the timings have to be quoted with."""
+        threads = count(self.n_threads, "CPU thread")
         return {
             "policy": self.policy,
-            "device": f"{self.device} ({self.processor}), {self.n_threads} CPU threads, eager",
-            "protocol": f"{self.n_action_steps} actions executed per chunk, "
-            f"{self.n_warmup} calls of warm-up, {self.rows[0].n} timed calls",
+            "device": f"{self.device} ({self.processor}), {threads}, eager",
+            "protocol": f"{count(self.n_action_steps, 'action')} executed per chunk, "
+            f"{count(self.n_warmup, 'call')} of warm-up, {self.rows[0].n} timed calls",
         }
 
     def __str__(self) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "MetricSummary",
     "align_columns",
     "compare_results",
+    "count",
     "format_figure",
     "format_interval",
     "format_seeds",
@@ -203,8 +204,8 @@ class EvalResult:
             "policy": self.policy.describe(),
             "checkpoint": "none" if self.checkpoint is None else self.checkpoint.describe(),
             "protocol": (
-                f"{spec.n_obs_steps} observations, {self.n_action_steps} of {spec.horizon} actions "
-                "executed per chunk"
+                f"{count(spec.n_obs_steps, 'observation')}, {self.n_action_steps} of "
+                f"{count(spec.horizon, 'action')} executed per chunk"
             ),
             "clipped": f"{self.clipped_share:.1%} of {steps} actions",
             "simulator": ", ".join(f"{k} {v}" for k, v in sorted(self.simulators.items())),
@@ -265,7 +266,7 @@ class EvalResult:
         )
 
     def __str__(self) -> str:
-        rows = [["metric", "mean", "95% interval", "", "n"]]
+        rows = [["metric", "mean", "95% interval", "by", "n"]]
         for s in self.summaries():
             name = f"{s.metric} *" if s.is_primary else s.metric
             rows.append(
@@ -322,6 +323,11 @@ def results_text(results: Mapping[str, EvalResult], *, metrics: Sequence[str] = 
             row = [label, result.task, name, format_figure(result.mean(name))]
             rows.append([*row, format_interval(result.interval(name)), str(len(result.records))])
     return align_columns(rows, right=(3, 5))
+
+
+def count(n: int, noun: str) -> str:
+    """Return ``1 action``, ``2 actions``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def format_figure(value: float) -> str:

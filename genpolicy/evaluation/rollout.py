@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Rollout", "evaluate", "replay"]
 
 
+_LIBRARIES = ("genpolicy", "numpy", "python", "torch")
+"""What besides the simulator computes an episode."""
+
+
 def _checked_seeds(seeds: Sequence[int]) -> list[int]:
     checked = [int(seed) for seed in seeds]
     if not checked or len(set(checked)) != len(checked) or min(checked) < 0:
@@ -113,7 +117,7 @@ def evaluate(
 
     from genpolicy.policies.checkpoint import installed_versions
 
-    versions = {k: v for k, v in installed_versions().items() if k not in setting.simulators}
+    versions = {k: v for k, v in installed_versions().items() if k in _LIBRARIES}
     with ExitStack() as stack:
         book: Ledger | None = None
         content = LedgerContent(Path("(no ledger)"), header, tuple(wanted), versions)

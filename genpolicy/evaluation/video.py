@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from genpolicy.errors import SimulatorError, UsageError
-from genpolicy.evaluation.records import EpisodeRecord, format_figure
+from genpolicy.evaluation.records import EpisodeRecord
 from genpolicy.evaluation.rollout import Rollout, replay
 from genpolicy.evaluation.task import EvaluationTask
 from genpolicy.files import write_bytes
@@ -170,7 +169,7 @@ def write_mp4(path: str | Path, frames: Sequence[np.ndarray], *, fps: float) -> 
     return target
 
 
-def draw_filmstrip(rollout: Rollout, *, n_frames: int = 8, columns: int = 8) -> bytes:
+def draw_filmstrip(rollout: Rollout, *, n_frames: int = 8, columns: int = 4) -> bytes:
     """Return a PNG with pictures evenly spread over an episode, each with its step.
 
     Args:
@@ -181,27 +180,25 @@ def draw_filmstrip(rollout: Rollout, *, n_frames: int = 8, columns: int = 8) -> 
     Raises:
         UsageError: for an episode without pictures.
     """
-    from matplotlib.figure import Figure
+    from genpolicy.evaluation.plot_style import LIGHT, WIDTH, add_title, new_figure, png
 
     chosen = _spread(rollout.frames, n_frames)
     columns = min(columns, len(chosen))
     rows = -(-len(chosen) // columns)
     height, width = next(iter(chosen.values())).shape[:2]
-    figure = Figure(figsize=(1.5 * columns, (1.5 * height / width + 0.25) * rows + 0.3), dpi=130)
+    side = WIDTH / 4
+    figure = new_figure(side * columns, (side * height / width + 0.22) * rows + 0.25, LIGHT)
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, (step, frame) in zip(axes, chosen.items(), strict=False):
         axis.imshow(frame, interpolation="nearest")
-        axis.set_title(f"step {step}", fontsize=8, pad=3)
+        add_title(axis, f"step {step}", LIGHT)
     record = rollout.record
-    shown = [f"{k} {format_figure(v)}" for k, v in sorted(record.metrics.items())]
-    title = f"seed {record.seed}: " + ", ".join([*shown[:6], *record.tags])
-    figure.suptitle(title, fontsize=8, x=0.01, ha="left", y=0.99)
-    figure.subplots_adjust(0.005, 0.01, 0.995, 1 - 0.45 / figure.get_figheight(), 0.04, 0.18)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    outcome = "success" if record.metrics.get("success", 0.0) > 0.0 else "no success"
+    title = ", ".join([f"seed {record.seed}", outcome, f"{record.n_steps} steps", *record.tags])
+    figure.suptitle(title, fontsize=9, color=LIGHT.ink)
+    return png(figure)
 
 
 def _spread(frames: Mapping[int, np.ndarray], n: int) -> dict[int, np.ndarray]:

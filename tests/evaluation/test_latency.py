@@ -1,55 +1,73 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
 import torch
 
 from genpolicy.errors import UsageError
-from genpolicy.evaluation import measure_latency
+from genpolicy.evaluation import latency, measure_latency
 
 OBS = {"state": torch.arange(12.0).reshape(2, 2, 3)}
 
 
-class Sleepy:
-    """Takes 10 ms for its first two calls, then 2 ms."""
+class Clock:
+    """Time that passes only while the policy works."""
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Sleepy:
+    """Takes 1 s for each of its first two calls of a batch size, then 10, 20, ... ms."""
+
+    def __init__(self, spec: Any, clock: Clock) -> None:
         self.spec = spec
-        self.shapes: list[tuple[int, ...]] = []
+        self.clock = clock
+        self.batches: list[int] = []
 
     def sample(self, obs: Any, *, seeds: Any = None) -> torch.Tensor:
-        assert len(seeds) == len(obs["state"])
-        time.sleep(0.01 if len(self.shapes) < 2 else 0.002)
-        self.shapes.append(tuple(obs["state"].shape))
+        assert obs["state"].shape == (len(seeds), 2, 3)
+        before = self.batches.count(len(seeds))
+        self.clock.now += 1.0 if before < 2 else 0.01 * (before - 1)
+        self.batches.append(len(seeds))
         return torch.zeros(len(seeds), 6, 2)
 
 
-def test_times_are_taken_after_the_warm_up(walk: Any) -> None:
-    policy = Sleepy(walk.spec)
-    found = measure_latency(policy, OBS, batch_sizes=[1, 5], n_warmup=2, n_repeats=5)
+@pytest.fixture
+def sleepy(walk: Any, monkeypatch: pytest.MonkeyPatch) -> Sleepy:
+    clock = Clock()
+    monkeypatch.setattr(latency, "time", clock)
+    return Sleepy(walk.spec, clock)
+
+
+def test_times_are_taken_after_the_warm_up(sleepy: Sleepy) -> None:
+    found = measure_latency(sleepy, OBS, batch_sizes=[1, 5], n_warmup=2, n_repeats=11)
     one, five = found.rows
-    assert policy.shapes == [(1, 2, 3)] * 7 + [(5, 2, 3)] * 7
-    assert 0.002 <= one.chunk_median_s < 0.008
-    assert one.chunk_median_s <= one.chunk_p90_s
-    assert one.action_median_s == pytest.approx(one.chunk_median_s / 3)
-    assert five.action_median_s == pytest.approx(five.chunk_median_s / 15)
+    assert sleepy.batches == [1] * 13 + [5] * 13
+    assert one.chunk_median_s == pytest.approx(0.06)
+    assert one.chunk_p90_s == pytest.approx(0.10)
+    assert one.action_median_s == pytest.approx(0.06 / 3)
+    assert five.action_p90_s == pytest.approx(0.10 / 15)
     text = str(found)
-    assert f"{torch.get_num_threads()} CPU threads" in text
-    assert "3 actions executed per chunk, 2 calls of warm-up, 5 timed calls" in text
+    assert "1 CPU thread, eager" in text
+    assert "3 actions executed per chunk, 2 calls of warm-up, 11 timed calls" in text
+    assert "60.000" in text
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_another_number_of_executed_actions(walk: Any) -> None:
-    found = measure_latency(Sleepy(walk.spec), OBS, batch_sizes=[1], n_action_steps=1, n_repeats=2)
+def test_another_number_of_executed_actions(sleepy: Sleepy) -> None:
+    found = measure_latency(sleepy, OBS, batch_sizes=[1], n_action_steps=1, n_repeats=2)
     assert found.rows[0].action_p90_s == found.rows[0].chunk_p90_s
 
 
 @pytest.mark.parametrize(
     "settings", [{"batch_sizes": []}, {"batch_sizes": [0]}, {"n_warmup": 0}, {"n_repeats": 1}]
 )
-def test_counts_are_checked(walk: Any, settings: dict[str, Any]) -> None:
+def test_counts_are_checked(sleepy: Sleepy, settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="measure_latency"):
-        measure_latency(Sleepy(walk.spec), OBS, **settings)
+        measure_latency(sleepy, OBS, **settings)

@@ -80,8 +80,8 @@ def test_the_strip_spans_the_episode(walk: Any) -> None:
     from matplotlib.image import imread
 
     rollout = replay(walk.policy(), walk.task(), seeds=[9], frame_every=1)[0]
-    wide = imread(io.BytesIO(draw_filmstrip(rollout, n_frames=5)))
-    wrapped = imread(io.BytesIO(draw_filmstrip(rollout, n_frames=5, columns=3)))
+    wide = imread(io.BytesIO(draw_filmstrip(rollout, n_frames=5, columns=5)))
+    wrapped = imread(io.BytesIO(draw_filmstrip(rollout, n_frames=5)))
     assert wide.shape[1] > wrapped.shape[1]
     assert wide.shape[0] < wrapped.shape[0]
     with pytest.raises(UsageError, match="got 0 pictures"):
