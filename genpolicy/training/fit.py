@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,8 @@ def _fit(
         callbacks.append(StepProgress(description=str(config["name"])))
     if first_step >= int(trainer_config["max_steps"]):
         return folder.path
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     trainer = Trainer(
         **trainer_config,
         default_root_dir=folder.path,
