@@ -86,7 +86,7 @@ class DiT(nn.Module):
         for module in self.time.first:
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
-        positions = SinusoidalEmbedding(dim=width)(torch.arange(horizon))
+        positions = SinusoidalEmbedding(dim=width)(torch.arange(horizon, dtype=torch.float32))
         self.register_buffer("positions", positions, persistent=False)
 
     def _initialize(self) -> None:

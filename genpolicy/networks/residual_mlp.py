@@ -39,7 +39,8 @@ class ResidualMLP(nn.Module):
         time_features: see ``TimeEmbedding``.
         conditioning: ``"input"`` adds the embeddings of time and observations to that of the
             actions, which is a linear layer on the three concatenated. ``"film"`` keeps them out
-            of the residual stream; each block scales and shifts its normalized input by them.
+            of the residual stream; each block scales and shifts its normalized input by them. A
+            step of training then takes 1.4 times as long at the default sizes.
         layer_norm: normalize the input of each block and of the output layer.
 
     Raises:
