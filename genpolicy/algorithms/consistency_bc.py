@@ -70,13 +70,15 @@ class ConsistencyBC(LightningModule):
         return self._trainer is not None
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """One step of gradient descent on ``loss``."""
+        """One step of gradient descent on ``loss``, after the target has moved to the last step's.
+
+        The target moves here and not at the end of the step, so that what is saved at the end of a
+        step does not depend on the order of the hooks.
+        """
+        if self.global_step > 0:
+            self.target.update(self.policy.denoiser)
         loss, metrics = self.loss(batch, step_generator(self, self.seed))
         return {"loss": loss, "metrics": metrics}
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the target towards the student."""
-        self.target.update(self.policy.denoiser)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,11 @@ def _fit(
         log_every_n_steps=int(config["log_every"]),
     )
     try:
-        trainer.fit(algorithm, datamodule=data, ckpt_path=None if state is None else str(state))
+        with warnings.catch_warnings():
+            # Lightning's own: an internal deprecation, and data loaders that are unused on purpose.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", message=".*val_dataloader.*")
+            trainer.fit(algorithm, datamodule=data, ckpt_path=None if state is None else str(state))
     except SystemExit:
         # Lightning turns Ctrl-C into an exit with status 1; give the caller the interrupt back.
         if trainer.interrupted:

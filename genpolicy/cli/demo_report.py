@@ -1,0 +1,248 @@
+"""The demo's evaluation and its report: what a newcomer should see of three policies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from genpolicy.evaluation import EvalResult, evaluate, measure_latency, replay
+from genpolicy.policies import Policy, load_policy
+
+if TYPE_CHECKING:
+    from genpolicy.evaluation.report import Block, Section
+
+__all__ = ["LEARNED", "evaluate_all", "write_demo_report"]
+
+LEARNED = ("diffusion", "flow", "consistency")
+_N_DRAWN = 16
+
+
+def evaluate_all(
+    config: Mapping[str, Any], out: Path
+) -> tuple[dict[str, EvalResult], dict[str, Policy]]:
+    """Evaluate the trained policies, the data-collecting controller and a random policy.
+
+    Each has its ledger in ``out/evaluations``; episodes found there are not repeated.
+
+    Args:
+        config: resolved ``configs/demo.yaml``.
+        out: the demo's folder.
+
+    Returns:
+        Results and policies, by name.
+    """
+    from genpolicy.generators import ControllerPolicy, RandomPolicy
+
+    task = config["task"]
+    policies: dict[str, Policy] = {n: load_policy(out / "runs" / n / "last") for n in LEARNED}
+    policies["controller"] = ControllerPolicy(task=task)
+    policies["random"] = RandomPolicy(task=task)
+    seeds = range(int(config["first_seed"]), int(config["first_seed"]) + int(config["n_episodes"]))
+    results = {}
+    for name, policy in policies.items():
+        ledger = out / "evaluations" / f"{name}.jsonl"
+        print(f"evaluate {name}", flush=True)
+        results[name] = evaluate(
+            policy,
+            task,
+            seeds=seeds,
+            n_envs=int(config["n_envs"]),
+            ledger=ledger,
+            resume=ledger.exists(),
+            checkpoint=out / "runs" / name / "last" if name in LEARNED else None,
+        )
+    return results, policies
+
+
+def write_demo_report(
+    config: Mapping[str, Any],
+    out: Path,
+    *,
+    data: Path,
+    results: Mapping[str, EvalResult],
+    policies: Mapping[str, Policy],
+) -> Path:
+    """Write ``out/report.html`` and return its path."""
+    from genpolicy.evaluation.plots import draw_intervals, draw_learning_curves, draw_trajectories
+    from genpolicy.evaluation.report import (
+        Code,
+        Section,
+        Text,
+        comparison_table,
+        latency_table,
+        result_facts,
+        results_table,
+        write_report,
+    )
+
+    task, metric = config["task"], "d4rl_score"
+    seeds = [r.seed for r in results["flow"].records]
+    rows = [(name, r.mean(metric), r.interval(metric)) for name, r in results.items()]
+    sections: list[Section] = [
+        Section(
+            "Scores",
+            [
+                results_table(
+                    results,
+                    metrics=[metric, "success", "time_to_goal"],
+                    caption="The same episode seeds for all; means with 95% intervals.",
+                ),
+                _picture(lambda theme: draw_intervals(rows, xlabel=metric, theme=theme), metric),
+                comparison_table(results, "controller", metric=metric),
+                result_facts(results["flow"]),
+            ],
+        ),
+        Section(
+            "Rollouts",
+            [
+                _picture(
+                    lambda theme: draw_trajectories(
+                        _layout(task), _paths(task, policies, seeds[:_N_DRAWN]), theme=theme
+                    ),
+                    "paths of episodes over the maze",
+                    f"The first {min(_N_DRAWN, len(seeds))} episodes of each policy.",
+                )
+            ],
+        ),
+        Section(
+            "Learning",
+            [
+                _picture(
+                    lambda theme: draw_learning_curves(
+                        _curves(out, key), ylabel=label, log_y=True, theme=theme
+                    ),
+                    label,
+                )
+                for key, label in (("train/loss", "training loss"), ("val/loss", "validation loss"))
+            ]
+            + [
+                Text(
+                    "The losses measure different things (noise and velocity against actions, maps "
+                    "against each other) and none of them has 0 as its minimum: compare a curve "
+                    "with itself only."
+                )
+            ],
+        ),
+        Section("Actions", _action_blocks(task, policies, seeds)),
+        Section(
+            "Latency",
+            [latency_table({n: _latency(policies[n]) for n in LEARNED})],
+        ),
+        Section("Commands", [Code(_commands(out, data))]),
+    ]
+    return write_report(
+        out / "report.html",
+        f"genpolicy demo: {task}",
+        sections,
+        subtitle=f"{len(seeds)} episodes per policy in MuJoCo, trained on {config['n_data_steps']} steps",
+    )
+
+
+def _picture(draw: Any, alt: str, caption: str = "") -> Block:
+    """Return a figure block drawn for light and for dark pages."""
+    from genpolicy.evaluation.plot_style import light_and_dark
+    from genpolicy.evaluation.report import Figure
+
+    light, dark = light_and_dark(draw)
+    return Figure(png=light, dark_png=dark, alt=alt, caption=caption)
+
+
+def _layout(task: str) -> Any:
+    from genpolicy.envs import maze_layout
+
+    return maze_layout(task)
+
+
+def _paths(
+    task: str, policies: Mapping[str, Policy], seeds: Sequence[int]
+) -> dict[str, list[tuple[np.ndarray, bool]]]:
+    return {
+        name: [
+            (rollout.obs["state"][:, :2], bool(rollout.record.metrics["success"]))
+            for rollout in replay(policy, task, seeds=seeds, n_envs=len(seeds))
+        ]
+        for name, policy in policies.items()
+    }
+
+
+def _curves(out: Path, key: str) -> dict[str, Any]:
+    from genpolicy.evaluation.plots import Curve
+
+    curves = {}
+    for name in LEARNED:
+        text = (out / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        if points:
+            steps, values = zip(*points, strict=True)
+            curves[name] = Curve(steps=steps, values=values)
+    return curves
+
+
+def _observation(task: str, seed: int) -> dict[str, torch.Tensor]:
+    """Return the first observation of an episode as one row of one step."""
+    from genpolicy.envs import make_env
+
+    env = make_env(task)
+    try:
+        obs, _ = env.reset(seed=seed)
+    finally:
+        env.close()
+    return {key: torch.as_tensor(value)[None, None] for key, value in obs.items()}
+
+
+def _action_blocks(
+    task: str, policies: Mapping[str, Policy], seeds: Sequence[int]
+) -> list[Block]:
+    """Return pictures of sampled first actions and of sampled chunks at the starts of episodes."""
+    from genpolicy.evaluation.action_plots import draw_action_distributions, draw_chunk_fan
+    from genpolicy.evaluation.probe import sample_chunks
+
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    fans: dict[str, np.ndarray] = {}
+    for seed in seeds[:3]:
+        obs = _observation(task, seed)
+        row = {}
+        for name in LEARNED:
+            policy = policies[name]
+            chunks = sample_chunks(policy, obs, n=200)
+            row[name] = chunks[:, policy.spec.executed.start]
+            fans.setdefault(name, chunks[:40])
+        panels[f"start of seed {seed}"] = row
+    limits = np.array([[-1.1, -1.1], [1.1, 1.1]])
+    executed = policies["flow"].spec.executed
+    return [
+        _picture(
+            lambda theme: draw_action_distributions(
+                panels, names=("force 1", "force 2"), limits=limits, theme=theme
+            ),
+            "first executed actions",
+            "200 samples of the first executed action at three starts.",
+        ),
+        _picture(
+            lambda theme: draw_chunk_fan(
+                fans, executed=executed, names=("force 1", "force 2"), theme=theme
+            ),
+            "sampled chunks over time",
+            f"40 sampled chunks at the start of seed {seeds[0]}.",
+        ),
+    ]
+
+
+def _latency(policy: Policy) -> Any:
+    shapes = policy.spec.obs_shapes
+    obs = {k: torch.zeros(1, policy.spec.n_obs_steps, *shape) for k, shape in shapes.items()}
+    return measure_latency(policy, obs, batch_sizes=(1, 64))
+
+
+def _commands(out: Path, data: Path) -> str:
+    lines = [f"genpolicy data make {data.stem} --path {data}"]
+    for name in LEARNED:
+        lines.append(f"genpolicy train experiment=maze2d_umaze_{name} data.path={data}")
+        lines.append(f"genpolicy evaluate checkpoint={out / 'runs' / name / 'last'} n_episodes=100")
+    return "\n".join(lines)
