@@ -148,6 +148,9 @@ def euler(path: Path, t: float, s: float, t_prev: float | None) -> Coeffs:
 def heun(path: Path, t: float, s: float, t_prev: float | None) -> Coeffs:
     """Return the Heun step (3); where sigma_s is 0, eps is undefined and the step is ``ddim``.
 
+    That last step is of first order, so it should be a short one: grids ``karras`` and ``log_snr``
+    end with one, ``uniform`` does not (there ``midpoint`` is better).
+
     Source: arXiv 2206.00364 algorithm 1 without churn, there for alpha = 1.
 
     Cost: 2 network evaluations, 1 for a step to the clean end.
@@ -188,7 +191,8 @@ def midpoint(path: Path, t: float, s: float, t_prev: float | None) -> Coeffs:
 def dpmpp_2m(path: Path, t: float, s: float, t_prev: float | None) -> Coeffs:
     """Return the step of DPM-Solver++(2M), equation (5): second order at one evaluation a step.
 
-    The first step, and a step to the clean end, where h is infinite, are ``ddim``.
+    The first step, and a step to the clean end, where h is infinite, are ``ddim``. Use a grid that
+    ends with a short step, ``log_snr`` or ``karras``.
 
     Source: arXiv 2211.01095 algorithm 2.
     """
