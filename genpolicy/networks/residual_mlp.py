@@ -84,7 +84,7 @@ class ResidualMLP(nn.Module):
             out=width,
             n_times=n_times,
             features=time_features,
-            activation="silu",
+            activation="mish",
         )
         # The scales and shifts of all blocks in one matrix product.
         self.film = nn.Linear(width, n_blocks * 2 * width) if conditioning == "film" else None
