@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -136,6 +136,7 @@ class CheckpointInfo:
         links: the run's names for it: some of ``"last"`` and ``"best"``.
         dataset: name of the training data; empty when the checkpoint does not say.
         dataset_fingerprint: of the training data; empty when the checkpoint does not say.
+        versions: packages it was written with.
     """
 
     path: str
@@ -144,6 +145,7 @@ class CheckpointInfo:
     links: tuple[str, ...]
     dataset: str = ""
     dataset_fingerprint: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Return one line: path, last or best, step, kind of weights, data."""
@@ -157,7 +159,7 @@ class CheckpointInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain containers that ``from_json`` reads back."""
-        return {**vars(self), "links": list(self.links)}
+        return {**vars(self), "links": list(self.links), "versions": dict(self.versions)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckpointInfo:
@@ -187,6 +189,7 @@ def describe_checkpoint(path: str | Path, identity: PolicyIdentity) -> Checkpoin
         links=_links_to(Path(path)),
         dataset=str(card.dataset.get("name", "")),
         dataset_fingerprint=str(card.dataset.get("fingerprint", "")),
+        versions=dict(card.versions),
     )
 
 

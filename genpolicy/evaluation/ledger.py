@@ -216,8 +216,8 @@ class Ledger:
             other seeds; finished ones are not repeated.
 
     Raises:
-        UsageError: when the file exists and ``resume`` is False, is of another policy, task or
-            protocol, or is in use.
+        UsageError: when the file holds records and ``resume`` is False, is of another policy, task
+            or protocol, or is in use.
         SimulatorError: when it was begun with other versions of the simulator.
         DataError: when it is damaged.
     """
@@ -254,15 +254,15 @@ class Ledger:
             ) from error
 
     def _begin(self, header: LedgerHeader, resume: bool) -> LedgerContent:
-        """Return what the file holds, and cut a torn end off; write the header of a new one."""
+        """Return what the file holds, without a torn end; one without records begins anew."""
         data = self.path.read_bytes()
         if b"\n" not in data:
             if not data.startswith(_BEGINNING[: len(data)]):
                 raise DataError(f"{self.path} exists and is no evaluation ledger; choose another")
-            self._handle.truncate(0)
-            self._write([header.to_json()])
-            return LedgerContent(self.path, header)
+            return self._anew(header)
         content = read_ledger(self.path)
+        if not content.records:
+            return self._anew(header)
         if not resume:
             raise UsageError(
                 f"{self.path} already holds {len(content.records)} records; continue it with "
@@ -271,6 +271,11 @@ class Ledger:
         content.header.check_same(header, self.path)
         self._handle.truncate(content.n_bytes)
         return content
+
+    def _anew(self, header: LedgerHeader) -> LedgerContent:
+        self._handle.truncate(0)
+        self._write([header.to_json()])
+        return LedgerContent(self.path, header)
 
     def append(self, records: Sequence[EpisodeRecord]) -> None:
         """Add finished episodes; they are on disk when this returns."""

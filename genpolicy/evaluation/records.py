@@ -213,6 +213,11 @@ class EvalResult:
         }
         if spec.task != self.task:
             facts["trained for"] = spec.task
+        before = {} if self.checkpoint is None else self.checkpoint.versions
+        changed = {k: v for k, v in self.simulators.items() if before.get(k, v) != v}
+        if changed:
+            parts = [f"{k} {before[k]} -> {v}" for k, v in sorted(changed.items())]
+            facts["changed since training"] = ", ".join(parts)
         if self.tags:
             facts["failed"] = "; ".join(f"{n} with {tag}" for tag, n in self.tags.items())
         if self.n_restarts:

@@ -120,6 +120,14 @@ def test_an_existing_ledger_is_not_continued_unasked(walk: Any, tmp_path: Path) 
     assert ledger.read_bytes() == before
 
 
+def test_a_ledger_without_records_does_not_stand_in_the_way(walk: Any, tmp_path: Path) -> None:
+    ledger = tmp_path / "records.jsonl"
+    other = walk.policy(spec=replace(walk.spec, action_dim=7))
+    with pytest.raises(UsageError, match="does not fit"):
+        run(walk, ledger, policy=other)
+    assert run(walk, ledger) == read_ledger(ledger).result()
+
+
 def test_a_foreign_file_is_not_overwritten(walk: Any, tmp_path: Path) -> None:
     for content in (b"my notes", b"my notes\n", b'{"a": 1}\n', b"[1]\n"):
         file = tmp_path / "notes.txt"

@@ -10,6 +10,7 @@ from torch import nn
 
 from genpolicy.errors import UsageError
 from genpolicy.evaluation import (
+    CheckpointInfo,
     EpisodeRecord,
     EvalResult,
     PolicyIdentity,
@@ -123,6 +124,18 @@ def test_clipped_actions_and_tags_are_shown() -> None:
 def test_the_task_a_policy_was_trained_for_is_shown_when_it_differs() -> None:
     assert "trained for" not in str(result(REWARDS))
     assert "trained for  pusht" in str(result(REWARDS, task="pusht-hard"))
+
+
+def test_a_simulator_that_changed_since_training_is_shown() -> None:
+    info = CheckpointInfo(
+        "runs/a/last", 5, "ema", ("last", "best"), versions={"gym-pusht": "0.1.7"}
+    )
+    found = result(REWARDS, checkpoint=info)
+    assert "changed since training  gym-pusht 0.1.7 -> 0.1.8" in str(found)
+    assert "runs/a/last (last and best), step 5, ema weights" in str(found)
+    assert EvalResult.from_json(json.loads(json.dumps(found.to_json()))) == found
+    same = CheckpointInfo("runs/a/last", 5, "ema", (), versions={"gym-pusht": "0.1.8"})
+    assert "changed since" not in str(result(REWARDS, checkpoint=same))
 
 
 def test_results_are_compared_on_common_seeds() -> None:
