@@ -16,7 +16,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -128,10 +128,9 @@ class TabulatedPath:
         self, t: Float[Tensor, "*shape"]
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
         """Return alpha(t) and sigma(t)."""
-        level, _, below, sigma_0 = self._locate(t)
-        sigma = torch.where(
-            below, sigma_0 * self.n_levels * t.double(), torch.sigmoid(-level).sqrt()
-        )
+        level, _, below = self._locate(t)
+        ramp = _table(self, t.device).ramp * t.double()
+        sigma = torch.where(below, ramp, torch.sigmoid(-level).sqrt())
         alpha = torch.where(below, (1.0 - sigma.square()).sqrt(), torch.sigmoid(level).sqrt())
         return alpha.to(t.dtype), sigma.to(t.dtype)
 
@@ -139,9 +138,9 @@ class TabulatedPath:
         self, t: Float[Tensor, "*shape"]
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
         """Return d alpha/dt and d sigma/dt; at a level, those of the segment towards noise."""
-        level, slope, below, sigma_0 = self._locate(t)
+        level, slope, below = self._locate(t)
         signal, noise = torch.sigmoid(level), torch.sigmoid(-level)
-        ramp = sigma_0 * self.n_levels
+        ramp = _table(self, t.device).ramp
         sigma = ramp * t.double()
         low = -sigma * ramp / (1.0 - sigma.square()).clamp(min=1e-300).sqrt()
         dalpha = torch.where(below, low, 0.5 * signal.sqrt() * noise * slope)
@@ -150,34 +149,37 @@ class TabulatedPath:
 
     def t_of_log_snr(self, log_snr: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the time of a log-SNR; 1 for all below the last level's."""
-        table = _log_snr_table(self, log_snr.device)
-        value = log_snr.double()
-        rising = table.flip(0)
-        right = torch.searchsorted(rising, value.contiguous()).clamp(1, max(len(table) - 1, 1))
-        if len(table) > 1:
-            low, high = rising[right - 1], rising[right]
-            position = (len(table) - right) - ((value - low) / (high - low)).clamp(0.0, 1.0)
-        else:
-            position = torch.zeros_like(value)
-        sigma_0 = torch.sigmoid(-table[0]).sqrt()
-        below = torch.sigmoid(-value).sqrt() / sigma_0 / self.n_levels
-        t = torch.where(value > table[0], below, (position + 1.0) / self.n_levels)
+        table = _table(self, log_snr.device)
+        value = log_snr.double().contiguous()
+        n = self.n_levels
+        # Levels fall with time: level k is the first that is not above it.
+        left = (torch.searchsorted(-table.log_snr, -value) - 1).clamp(0, max(n - 2, 0))
+        part = (value - table.log_snr[left]) / table.rise[left].clamp(max=-1e-300)
+        position = (left + part).clamp(0.0, n - 1.0)
+        below = torch.sigmoid(-value).sqrt() / table.ramp
+        t = torch.where(value > table.log_snr[0], below, (position + 1.0) / n)
         return t.to(log_snr.dtype)
 
-    def _locate(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return log-SNR, its slope in t, where t lies below level 0, and sigma of level 0."""
-        table = _log_snr_table(self, t.device)
+    def _locate(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-SNR, its slope in t, and where t lies below level 0."""
+        table = _table(self, t.device)
         position = t.double() * self.n_levels - 1.0
         # A level's time is not representable in binary: within rounding it is that level.
         closest = position.round()
         at_level = (position - closest).abs() <= 2.0 * torch.finfo(t.dtype).eps * self.n_levels
-        position = torch.where(at_level, closest, position).clamp(max=self.n_levels - 1.0)
-        left = position.floor().long().clamp(0, max(self.n_levels - 2, 0))
-        right = (left + 1).clamp(max=self.n_levels - 1)
-        rise = table[right] - table[left]
-        level = table[left] + (position - left) * rise
-        sigma_0 = torch.sigmoid(-table[0]).sqrt()
-        return level, rise * self.n_levels, position < 0.0, sigma_0
+        position = torch.where(at_level, closest, position)
+        left = position.long().clamp(0, max(self.n_levels - 2, 0))
+        rise = table.rise[left]
+        level = table.log_snr[left] + (position - left).clamp(max=1.0) * rise
+        return level, rise * self.n_levels, position < 0.0
+
+
+class _Table(NamedTuple):
+    """Log-SNR of every level, its rise to the next one (0 at the last), and sigma_0 n of (3)."""
+
+    log_snr: Tensor
+    rise: Tensor
+    ramp: float
 
 
 def _cos2(u: float) -> float:
@@ -185,9 +187,12 @@ def _cos2(u: float) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _log_snr_table(path: TabulatedPath, device: torch.device) -> Float[Tensor, " n_levels"]:
-    """Return the log-SNR of every level, equation (1), in float64."""
+def _table(path: TabulatedPath, device: torch.device) -> _Table:
+    """Return the table of a path on a device, equation (1), in float64."""
     with torch.inference_mode(False):
         betas = torch.tensor(path.beta_table(), dtype=torch.float64)
         abar = torch.cumprod(1.0 - betas, 0)
-        return (abar.log() - torch.log1p(-abar)).to(device)
+        log_snr = abar.log() - torch.log1p(-abar)
+        rise = torch.cat([log_snr.diff(), torch.zeros(1, dtype=torch.float64)])
+        ramp = math.sqrt(1.0 - abar[0].item()) * path.n_levels
+        return _Table(log_snr.to(device), rise.to(device), ramp)
