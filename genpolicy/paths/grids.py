@@ -3,7 +3,8 @@
 A grid of ``n_steps`` steps has ``n_steps + 1`` times. All but the last are network evaluations and
 lie in ``[t_min, t_max]``; the last one, 0 by default, is where the sample ends up::
 
-    uniform    t_max + (t_min - t_max) i/n, i < n: equal steps in t; t_min itself is not visited
+    uniform    t_max + (t_min - t_max) i/n, i < n: equal steps in t; t_min itself is not visited.
+               On a TabulatedPath the same as ``levels``, since its networks know no other times
     karras     s^(1/rho) equally spaced from t_max to t_min (both visited), s = sigma/alpha
     log_snr    log-SNR equally spaced from t_max to t_min (both visited)
     sigma      s equally spaced from t_max to ``sigma_end``
@@ -89,6 +90,8 @@ def check_grid(kind: str, options: Mapping[str, Any]) -> None:
 
 
 def _uniform(path: Path, n_steps: int) -> list[float]:
+    if isinstance(path, TabulatedPath):
+        return _levels(path, n_steps)
     span = path.t_min - path.t_max
     return [path.t_max + span * i / n_steps for i in range(n_steps)]
 
@@ -184,7 +187,7 @@ def _n_levels(path: Path, n_steps: int, kind: str) -> int:
     if n_steps > path.n_levels:
         raise UsageError(
             f"grid: n_steps is {n_steps}, but the path has only {path.n_levels} levels; use at "
-            f"most that many, or the grid 'uniform'"
+            f"most {path.n_levels} steps"
         )
     return path.n_levels
 

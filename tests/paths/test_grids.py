@@ -49,6 +49,12 @@ def test_all_kinds_are_tested():
     assert {*CONTINUOUS, "levels", "leading", "linspace"} == set(GRIDS)
 
 
+def test_equal_steps_on_a_table_are_levels():
+    for n_steps in (1, 3, 100):
+        equal = grid(TabulatedPath(), n_steps, "uniform")
+        assert torch.equal(equal, grid(TabulatedPath(), n_steps, "levels"))
+
+
 def test_spacings():
     assert grid(LinearPath(), 4).tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
     path = VPPath()
@@ -106,6 +112,7 @@ def test_leading_takes_an_offset():
         ((LinearPath(), 5, "karras"), {}, r"LinearPath\(t_min=0.001, t_max=0.999\)"),
         ((LinearPath(), 5, "levels"), {}, "needs a TabulatedPath, got LinearPath"),
         ((TabulatedPath(), 101, "leading"), {}, "only 100 levels"),
+        ((TabulatedPath(), 101), {}, "use at most 100 steps"),
         ((TabulatedPath(), 10, "leading"), {"options": {"offset": 10}}, "offset is 10"),
         ((TabulatedPath(), 10, "leading"), {"options": {"offst": 1}}, "did you mean 'offset'"),
         ((KarrasPath(), 5, "sigma"), {"options": {"sigma_end": 81.0}}, "sigma_end is 81.0"),
