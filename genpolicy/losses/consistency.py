@@ -191,7 +191,7 @@ class ConsistencyDistillation:
       level, pure noise at t = 1 included, where s = sigma/alpha is infinite: no level needs a
       factor to stay finite.
     - A long jump. The student's target is its own value ``jump`` levels lower, so what it gets
-      wrong there is handed up a chain of ``(n_levels - 1)/jump`` links to t = 1. With 16 of 40
+      wrong there is handed up a chain of ``(n_levels - 1)/jump`` links to t = 1. With 4 of 10
       the chain has three, and two rows in five are compared with the end of the teacher's own
       trajectory. ``jump >= n_levels - 1`` is regression on the teacher's samples: no chain, and
       more teacher evaluations per row. ``jump = 1`` is the loss of the paper.
@@ -206,7 +206,7 @@ class ConsistencyDistillation:
 
     Args:
         n_levels: noise levels from ``t_end`` to ``t_max``, at least 2. Times at which the policy
-            is sampled should be among them.
+            is sampled should be among them: the default has the multiples of 0.1.
         jump: levels between a row's start and the level of its target, at least 1; rows that start
             lower go to the last level.
         spacing: where the levels lie; ``"karras"`` for a student on KarrasPath.
@@ -219,8 +219,8 @@ class ConsistencyDistillation:
     Source: arXiv 2303.01469, algorithm 2 (there jump = 1); longer jumps as in arXiv 2310.02279.
     """
 
-    n_levels: int = 41
-    jump: int = 16
+    n_levels: int = 11
+    jump: int = 4
     spacing: Spacing = "uniform"
     solver: Solver = "heun"
     n_solver_steps: int = 2
