@@ -48,8 +48,9 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Any, Path]:
     from genpolicy.policies import load_policy
 
     policy = load_policy(config["checkpoint"], weights=config["weights"], device=config["device"])
-    if config["sampler"]:
-        policy = policy.with_sampler(**config["sampler"])
+    changes = {key: value for key, value in config["sampler"].items() if value is not None}
+    if changes:
+        policy = policy.with_sampler(**changes)
     task = config["task"] or policy.spec.task
     folder = Path(config["out"]) if config["out"] else _default_folder(config, task)
     seeds = range(int(config["first_seed"]), int(config["first_seed"]) + int(config["n_episodes"]))

@@ -1,0 +1,143 @@
+"""Every option of every group composes, builds, and lists its constructor's settings exactly."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from genpolicy.algorithms import OptimizerSettings
+from genpolicy.cli.compose_config import compose_config, option_names
+from genpolicy.cli.configs_dir import configs_dir
+from genpolicy.config import COMPONENT_PACKAGES, resolve_target
+from genpolicy.data.datamodule import WindowDataModule
+from genpolicy.data.normalizer import Normalizer
+from genpolicy.policies import build_policy
+from genpolicy.shapes import TaskSpec
+from genpolicy.training.averaging import PowerEMA
+
+PACKAGES = (*COMPONENT_PACKAGES, "genpolicy.algorithms")
+GROUPS = ("path", "network", "encoder", "denoiser", "sampler", "algorithm", "optimizer")
+PROVIDED = {
+    "path": set(),
+    "network": {"action_dim", "horizon", "n_obs_steps", "obs_dim", "n_times"},
+    "encoder": {"obs_shapes"},
+    "denoiser": {"network", "path"},
+    "sampler": set(),
+    "algorithm": {"policy", "optimizer", "seed"},
+    "optimizer": set(),
+}
+OPTIONS = [(group, name) for group in GROUPS for name in option_names(group)]
+
+
+def _read(group, name):
+    return yaml.safe_load((configs_dir() / group / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS, ids=[f"{g}/{n}" for g, n in OPTIONS])
+def test_an_option_lists_every_setting_of_its_constructor(group, name):
+    config = _read(group, name)
+    target = resolve_target(config["_target_"], packages=PACKAGES)
+    parameters = set(inspect.signature(target).parameters) - PROVIDED[group]
+    assert set(config) - {"_target_"} <= parameters
+    missing = parameters - set(config)
+    if name in {"ddpm"} and group == "path":
+        missing -= {"betas", "beta_start", "beta_end"}
+    assert not missing
+
+
+@pytest.mark.parametrize("name", option_names("data"))
+def test_data_options_list_every_setting(name):
+    parameters = set(inspect.signature(WindowDataModule).parameters) - {"seed", "first_step"}
+    assert set(_read("data", name)) == parameters
+
+
+def test_averaging_lists_every_setting():
+    config = compose_config("train", [])["ema"]
+    assert set(config) == set(inspect.signature(PowerEMA).parameters)
+    PowerEMA(**config)
+
+
+@pytest.mark.parametrize("name", option_names("experiment"))
+def test_every_experiment_composes_and_builds_its_policy(name):
+    config = (
+        compose_config("train", [f"experiment={name}", "algorithm.teacher=x"][:2])
+        if ("consistency" in name)
+        else compose_config("train", [f"experiment={name}"])
+    )
+    data = config["data"]
+    spec = TaskSpec(
+        task=data["task"],
+        obs_shapes={"a": (3,)},
+        action_dim=2,
+        n_obs_steps=data["n_obs_steps"],
+        horizon=data["horizon"],
+        n_action_steps=data["n_action_steps"],
+    )
+    policy = build_policy(config["policy"], spec=spec, normalizer=_normalizer())
+    assert policy.sampler.nfe(policy.denoiser.path) >= 1
+    assert (
+        OptimizerSettings(
+            **{k: v for k, v in config["optimizer"].items() if k != "_target_"}
+        ).max_steps
+        == config["trainer"]["max_steps"]
+    )
+    assert config["name"] == name
+
+
+@pytest.mark.parametrize("name", [n for n in option_names("network")])
+def test_every_network_builds_for_a_chunk(name):
+    config = compose_config("train", [f"network={name}"])
+    spec = TaskSpec(
+        task="pusht",
+        obs_shapes={"a": (3,)},
+        action_dim=2,
+        n_obs_steps=2,
+        horizon=16,
+        n_action_steps=8,
+    )
+    small = {"dims": [8, 16, 24], "width": 16, "n_layers": 1}
+    network = config["policy"]["network"]
+    network.update({k: v for k, v in small.items() if k in network})
+    assert (
+        sum(
+            p.numel()
+            for p in build_policy(
+                config["policy"], spec=spec, normalizer=_normalizer()
+            ).parameters()
+        )
+        > 0
+    )
+
+
+def _normalizer():
+    import numpy as np
+
+    from genpolicy.data.episodes import DataSource, Episodes
+
+    rng = np.random.default_rng(0)
+    episodes = Episodes.from_arrays(
+        obs={"a": rng.normal(size=(20, 3))},
+        actions=rng.normal(size=(20, 2)),
+        terminated=np.zeros(20, bool),
+        truncated=np.zeros(20, bool),
+        episode_ends=np.array([20]),
+        source=DataSource(name="pusht", kind="generated"),
+    )
+    return Normalizer.fit(episodes)
+
+
+def test_every_trainer_and_logger_composes():
+    for name in option_names("trainer"):
+        trainer = compose_config("train", [f"trainer={name}"])["trainer"]
+        assert set(trainer) == set(compose_config("train", [])["trainer"])
+    for name in option_names("logger"):
+        assert set(compose_config("train", [f"logger={name}"])["logger"]) == {
+            "tensorboard",
+            "wandb",
+        }
+
+
+def test_the_wheel_ships_the_same_configs():
+    text = (Path(configs_dir()).parent / "pyproject.toml").read_text()
+    assert '"configs"' in text
