@@ -20,7 +20,13 @@ from genpolicy.shapes import TaskSpec
 if TYPE_CHECKING:
     from genpolicy.policies import Policy
 
-__all__ = ["CheckpointInfo", "PolicyIdentity", "describe_checkpoint", "identify_policy"]
+__all__ = [
+    "CheckpointInfo",
+    "PolicyIdentity",
+    "describe_checkpoint",
+    "identify_policy",
+    "plain_settings",
+]
 
 
 @dataclass(frozen=True)
@@ -69,17 +75,17 @@ class PolicyIdentity:
         return cls(**{**data, "spec": TaskSpec.from_json(data["spec"])})
 
 
-def _plain(value: Any) -> Any:
+def plain_settings(value: Any) -> Any:
     """Return settings in JSON types; functions and types by name."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: plain_settings(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain_settings(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [plain_settings(entry) for entry in value]
     if isinstance(value, np.ndarray):
         return value.tolist()
     named = value if isinstance(value, (type, FunctionType)) else type(value)
@@ -106,11 +112,11 @@ def identify_policy(policy: Policy) -> PolicyIdentity:
             kind=kind,
             spec=policy.spec,
             weights_sha256=weights,
-            sampler=_plain(policy.sampler),
+            sampler=plain_settings(policy.sampler),
             nfe=policy.sampler.nfe(path),
             settings={
                 "denoiser": type(policy.denoiser).__qualname__,
-                "path": _plain(path),
+                "path": plain_settings(path),
                 "normalizer_sha256": hashlib.sha256(statistics.encode()).hexdigest(),
             },
         )
@@ -120,7 +126,9 @@ def identify_policy(policy: Policy) -> PolicyIdentity:
         if not name.startswith("_") and isinstance(value, (bool, int, float, str))
     }
     if dataclasses.is_dataclass(policy):
-        settings |= {f.name: _plain(getattr(policy, f.name)) for f in dataclasses.fields(policy)}
+        settings |= {
+            f.name: plain_settings(getattr(policy, f.name)) for f in dataclasses.fields(policy)
+        }
         settings.pop("spec", None)
     return PolicyIdentity(kind, policy.spec, weights, settings=settings or None)
 

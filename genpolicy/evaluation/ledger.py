@@ -44,6 +44,7 @@ class LedgerHeader:
         simulators: versions of the simulator's packages.
         checkpoint: where the policy came from.
         note: how the task compares with published numbers.
+        settings: how the environment differs from the task's standard, in plain containers.
     """
 
     task: str
@@ -54,6 +55,7 @@ class LedgerHeader:
     simulators: Mapping[str, str]
     checkpoint: CheckpointInfo | None = None
     note: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain containers for the first line."""
@@ -84,7 +86,12 @@ class LedgerHeader:
             SimulatorError: when the versions of the simulator do.
         """
         mine, theirs = (
-            {"task": h.task, "n_action_steps": h.n_action_steps, **h.policy.to_json()}
+            {
+                "task": h.task,
+                "n_action_steps": h.n_action_steps,
+                "environment": h.settings,
+                **h.policy.to_json(),
+            }
             for h in (self, other)
         )
         for name, value in mine.items():

@@ -110,6 +110,7 @@ class EvalResult:
         checkpoint: where the policy came from; None for one that was never saved.
         n_restarts: times that a simulator failed and the episodes it was running were repeated.
         note: how the task compares with published numbers.
+        settings: how the environment differs from the task's standard, in plain containers.
     """
 
     task: str
@@ -123,6 +124,7 @@ class EvalResult:
     checkpoint: CheckpointInfo | None = None
     n_restarts: int = 0
     note: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.records:
@@ -211,6 +213,8 @@ class EvalResult:
             "simulator": ", ".join(f"{k} {v}" for k, v in sorted(self.simulators.items())),
             "versions": ", ".join(f"{k} {v}" for k, v in sorted(self.versions.items())),
         }
+        if self.settings:
+            facts["environment"] = ", ".join(f"{k}={v}" for k, v in self.settings.items())
         if spec.task != self.task:
             facts["trained for"] = spec.task
         before = {} if self.checkpoint is None else self.checkpoint.versions
@@ -240,6 +244,7 @@ class EvalResult:
             "checkpoint": None if self.checkpoint is None else self.checkpoint.to_json(),
             "n_restarts": self.n_restarts,
             "note": self.note,
+            "settings": dict(self.settings),
             "records": [record.to_json() for record in self.records],
         }
 
@@ -268,6 +273,7 @@ class EvalResult:
             checkpoint=None if checkpoint is None else CheckpointInfo.from_json(checkpoint),
             n_restarts=data["n_restarts"],
             note=data["note"],
+            settings=data["settings"],
         )
 
     def __str__(self) -> str:
@@ -302,10 +308,14 @@ def compare_results(
     Raises:
         UsageError: when the tasks or simulator versions differ, or no seed is common.
     """
-    if a.task != b.task or dict(a.simulators) != dict(b.simulators):
+    first_place, second_place = (
+        f"{r.task} {dict(sorted(r.settings.items())) or ''} on {dict(sorted(r.simulators.items()))}"
+        for r in (a, b)
+    )
+    if first_place != second_place:
         raise UsageError(
-            f"compare_results: {a.task} on {dict(a.simulators)} and {b.task} on "
-            f"{dict(b.simulators)} are not comparable; evaluate both on one task and one simulator"
+            f"compare_results: {first_place} and {second_place} are not comparable; evaluate both "
+            "on one task and one simulator"
         )
     name = a.primary if metric is None else metric
     first, second = (dict(zip(r.seeds, r.values(name), strict=True)) for r in (a, b))

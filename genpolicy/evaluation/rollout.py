@@ -13,7 +13,12 @@ from tqdm import tqdm
 
 from genpolicy.errors import IncompleteEvaluationError, UsageError
 from genpolicy.evaluation.engine import Engine
-from genpolicy.evaluation.identity import CheckpointInfo, describe_checkpoint, identify_policy
+from genpolicy.evaluation.identity import (
+    CheckpointInfo,
+    describe_checkpoint,
+    identify_policy,
+    plain_settings,
+)
 from genpolicy.evaluation.ledger import Ledger, LedgerContent, LedgerHeader
 from genpolicy.evaluation.records import EpisodeRecord, EvalResult
 from genpolicy.evaluation.task import EvaluationTask, Slots, check_spaces
@@ -104,6 +109,7 @@ def evaluate(
         simulators=setting.simulators,
         checkpoint=checkpoint,
         note=setting.note,
+        settings=plain_settings(setting.settings),
     )
 
     def check(slots: Slots) -> None:

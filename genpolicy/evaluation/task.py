@@ -67,6 +67,7 @@ class EvaluationTask:
         simulators: versions of the packages that decide the numbers.
         note: how its numbers compare with published ones.
         steps_per_second: control steps in a second of simulated time, for videos.
+        settings: how the environment differs from the task's standard; empty for the standard.
     """
 
     name: str
@@ -76,6 +77,7 @@ class EvaluationTask:
     simulators: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     steps_per_second: float = 10.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def named(cls, name: str, **settings: Any) -> EvaluationTask:
@@ -101,6 +103,7 @@ class EvaluationTask:
             primary=entry.primary,
             simulators=entry.versions(),
             note=entry.note,
+            settings=settings,
         )
 
 

@@ -152,6 +152,7 @@ def test_more_seeds_can_be_added(walk: Any, tmp_path: Path) -> None:
     [
         ({"policy": {"spec": {"n_obs_steps": 3}}}, "spec"),
         ({"task": {"name": "run"}}, "task"),
+        ({"task": {"settings": {"max_steps": 9}}}, "environment"),
         ({"n_action_steps": 2}, "n_action_steps"),
     ],
 )

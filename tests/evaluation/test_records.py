@@ -145,10 +145,14 @@ def test_results_are_compared_on_common_seeds() -> None:
     assert found.mean == pytest.approx(0.1)
     rate = compare_results(a, result([0.2, 0.5, 0.7], first=0), metric="success")
     assert rate.interval.method == "newcombe"
+    one, other = ({"pymunk": "7", "gym": "1"}, {"gym": "1", "pymunk": "7"})
+    assert compare_results(result([0.5], simulators=one), result([0.5], simulators=other)).n == 1
     with pytest.raises(UsageError, match="not comparable"):
         compare_results(a, result([0.5], simulators={"gym-pusht": "0.2"}))
     with pytest.raises(UsageError, match="not comparable"):
         compare_results(a, result([0.5], task="other"))
+    with pytest.raises(UsageError, match="not comparable"):
+        compare_results(a, result([0.5], settings={"max_steps": 10}))
 
 
 def test_last_and_best_stand_in_one_table() -> None:

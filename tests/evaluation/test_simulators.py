@@ -96,6 +96,7 @@ def test_maze2d_records_do_not_depend_on_the_number_of_environments(
     assert len({record.metrics["clipped_actions"] for record in result.records}) > 1
     assert result.simulators["mujoco"]
     assert result.primary == "d4rl_score"
+    assert "max_steps=15" in str(result)
 
 
 def test_workers_do_not_change_records_and_are_replaced_when_they_die(
