@@ -45,7 +45,9 @@ def resolve_target(
     """
     module_name, _, name = target.rpartition(".")
     if not any(module_name == p or module_name.startswith(p + ".") for p in packages):
-        raise UsageError(f"_target_ {target!r} is not allowed; it has to be in {', '.join(packages)}")
+        raise UsageError(
+            f"_target_ {target!r} is not allowed; it has to be in {', '.join(packages)}"
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -55,13 +57,13 @@ def resolve_target(
         raise UsageError(f"_target_ {target!r} is unknown; {nearest(name, public)}")
     found = getattr(module, name)
     if not (inspect.isclass(found) or inspect.isfunction(found)):
-        raise UsageError(f"_target_ {target!r} is a {type(found).__name__}, not a class or function")
+        raise UsageError(
+            f"_target_ {target!r} is a {type(found).__name__}, not a class or function"
+        )
     return found
 
 
-def build(
-    config: Any, *, packages: Sequence[str] = COMPONENT_PACKAGES, **extra: Any
-) -> Any:
+def build(config: Any, *, packages: Sequence[str] = COMPONENT_PACKAGES, **extra: Any) -> Any:
     """Build the object that ``config`` describes, and the objects nested in it, innermost first.
 
     Args:
@@ -69,7 +71,7 @@ def build(
             ``_partial_: true`` a ``functools.partial``. Other mappings and lists are built entry
             by entry, everything else is returned as it is.
         packages: packages that targets may come from.
-        extra: keyword arguments added to the outermost call; they may not repeat keys of ``config``.
+        extra: keyword arguments added to the outermost call; none repeats a key of ``config``.
 
     Raises:
         UsageError: for a target that is not allowed or an argument it does not take.

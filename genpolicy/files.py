@@ -46,7 +46,7 @@ def _staging_name(target: Path) -> Path:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically: readers see the old content or the new, never a mix."""
+    """Write ``data`` to ``path`` atomically: readers see the old content or the new."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     stage = _staging_name(target)
@@ -107,7 +107,7 @@ def publish_folder(path: str | Path) -> Iterator[Path]:
 
 
 def clean_staging(directory: str | Path) -> None:
-    """Undo what a kill left in ``directory``: half-written stages go, a set-aside folder returns."""
+    """Undo what a kill left in ``directory``: stages go, a folder set aside returns."""
     root = Path(directory)
     if not root.is_dir():
         return
@@ -152,7 +152,7 @@ class RunLock:
         import fcntl
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - held until __exit__
+        handle = open(self.path, "a+", encoding="utf-8")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -18,7 +18,7 @@ def derive_seed(*parts: int | str) -> int:
     """Return a seed in [0, 2**63) that is a fixed function of ``parts``.
 
     Args:
-        parts: integers and names, for example a run seed, ``"order"`` and an epoch. The types count:
+        parts: integers and names, for example a run seed, ``"order"`` and an epoch. Types count:
             ``1`` and ``"1"`` give different seeds.
     """
     text = "\x1f".join(f"{type(p).__name__}:{p}" for p in parts)

@@ -62,8 +62,8 @@ class TaskSpec:
         needed = self.n_obs_steps - 1 + self.n_action_steps
         if self.horizon < needed:
             raise UsageError(
-                f"TaskSpec: horizon {self.horizon} is shorter than n_obs_steps - 1 + n_action_steps "
-                f"= {needed}; raise horizon or lower n_action_steps"
+                f"TaskSpec: horizon {self.horizon} is shorter than n_obs_steps - 1 + "
+                f"n_action_steps = {needed}; raise horizon or lower n_action_steps"
             )
         shapes = {key: tuple(int(n) for n in shape) for key, shape in self.obs_shapes.items()}
         object.__setattr__(self, "obs_shapes", shapes)

@@ -80,10 +80,7 @@ def test_swap_link_is_relative_and_replaceable(tmp_path):
 
 def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
     with files.RunLock(tmp_path):
-        code = (
-            "from genpolicy.files import RunLock\n"
-            f"with RunLock({str(tmp_path)!r}): pass\n"
-        )
+        code = f"from genpolicy.files import RunLock\nwith RunLock({str(tmp_path)!r}): pass\n"
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert other.returncode != 0
         assert f"pid {os.getpid()}" in other.stderr

@@ -11,7 +11,13 @@ def test_seeds_are_fixed_across_versions_and_processes():
 
 
 def test_parts_and_their_types_count():
-    seeds = {derive_seed(1), derive_seed("1"), derive_seed(1, 1), derive_seed(11), derive_seed("1", 1)}
+    seeds = {
+        derive_seed(1),
+        derive_seed("1"),
+        derive_seed(1, 1),
+        derive_seed(11),
+        derive_seed("1", 1),
+    }
     assert len(seeds) == 5
     assert all(0 <= s < 2**63 for s in seeds)
 

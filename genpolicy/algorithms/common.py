@@ -1,4 +1,4 @@
-"""What every algorithm file needs and none should spell differently: optimizer, schedule, streams."""
+"""What every algorithm needs and none should spell differently: optimizer, schedule, streams."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 
+from genpolicy.denoisers import FlowMapDenoiser, ParameterizedDenoiser
 from genpolicy.errors import UsageError
 from genpolicy.networks import weight_decay_groups
+from genpolicy.policies import GenerativePolicy
 from genpolicy.seeding import generator_from
 
-__all__ = ["OptimizerSettings", "configure_adamw", "learning_rate_factor", "step_generator"]
+__all__ = [
+    "OptimizerSettings",
+    "configure_adamw",
+    "flow_map",
+    "learning_rate_factor",
+    "posterior_mean",
+    "step_generator",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +50,7 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         if self.max_steps < 1 or self.lr <= 0:
             raise UsageError(
-                f"optimizer: got max_steps {self.max_steps} and lr {self.lr}, expected both positive"
+                f"optimizer: max_steps is {self.max_steps} and lr {self.lr}, expected both positive"
             )
         if self.schedule not in ("cosine", "constant"):
             raise UsageError(f"optimizer: schedule {self.schedule!r} is not 'cosine' or 'constant'")
@@ -77,9 +86,39 @@ def configure_adamw(module: torch.nn.Module, settings: OptimizerSettings) -> dic
     }
 
 
+def posterior_mean(policy: GenerativePolicy, *, who: str) -> ParameterizedDenoiser:
+    """Return the policy's denoiser, which has to predict a posterior mean.
+
+    Raises:
+        UsageError: naming ``who`` when it is a flow map.
+    """
+    if not isinstance(policy.denoiser, ParameterizedDenoiser):
+        raise UsageError(
+            f"{who} needs a denoiser that predicts a posterior mean, got "
+            f"{type(policy.denoiser).__name__}; use denoiser=velocity, v, noise, clean or edm"
+        )
+    return policy.denoiser
+
+
+def flow_map(policy: GenerativePolicy, *, who: str) -> FlowMapDenoiser:
+    """Return the policy's denoiser, which has to be a consistency function.
+
+    Raises:
+        UsageError: naming ``who`` when it is none.
+    """
+    if not isinstance(policy.denoiser, FlowMapDenoiser):
+        raise UsageError(
+            f"{who} needs a flow map, got {type(policy.denoiser).__name__}; use denoiser=flow_map "
+            "or flow_map_linear"
+        )
+    return policy.denoiser
+
+
 def step_generator(module: LightningModule, seed: int) -> torch.Generator:
     """Return the generator of the current training step: a function of seed, step and rank.
 
     Nothing has to be restored on resume: step ``k`` draws the same numbers whenever it runs.
     """
-    return generator_from(seed, "loss", module.global_step, module.global_rank, device=module.device)
+    return generator_from(
+        seed, "loss", module.global_step, module.global_rank, device=module.device
+    )

@@ -12,7 +12,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from genpolicy.algorithms.common import OptimizerSettings, configure_adamw, step_generator
+from genpolicy.algorithms.common import (
+    OptimizerSettings,
+    configure_adamw,
+    flow_map,
+    step_generator,
+)
+from genpolicy.denoisers import FlowMapDenoiser
 from genpolicy.errors import UsageError
 from genpolicy.losses import ConsistencyTraining, consistency_training_loss
 from genpolicy.policies import GenerativePolicy
@@ -41,23 +47,23 @@ class ConsistencyBC(LightningModule):
         target_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        if policy.denoiser.kind != "flow_map":
-            raise UsageError(
-                "ConsistencyBC trains a flow map, got a denoiser of kind "
-                f"{policy.denoiser.kind!r}; use denoiser=flow_map"
-            )
         self.policy = policy
         self.optimizer_settings = optimizer
         self.seed = seed
         self.settings = settings
-        self.target = FrozenTarget(policy.denoiser, decay=target_decay)
+        self.target = FrozenTarget(self.denoiser, decay=target_decay)
+
+    @property
+    def denoiser(self) -> FlowMapDenoiser:
+        """The denoiser being trained."""
+        return flow_map(self.policy, who="ConsistencyBC")
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and named figures."""
         clean, cond, mask = self.policy.training_pair(batch)
         return consistency_training_loss(
-            self.policy.denoiser,
-            self.target.of(self.policy.denoiser),
+            self.denoiser,
+            self.target.of(self.denoiser),
             clean,
             cond,
             step=self.optimizer_settings.max_steps if not self._attached() else self.global_step,
@@ -76,7 +82,7 @@ class ConsistencyBC(LightningModule):
         step does not depend on the order of the hooks.
         """
         if self.global_step > 0:
-            self.target.update(self.policy.denoiser)
+            self.target.update(self.denoiser)
         loss, metrics = self.loss(batch, step_generator(self, self.seed))
         return {"loss": loss, "metrics": metrics}
 
@@ -93,19 +99,19 @@ class FrozenTarget(nn.Module):
         decay: averaging per update, in [0, 1); 0 keeps no copy and returns the student.
     """
 
-    def __init__(self, student: nn.Module, *, decay: float) -> None:
+    def __init__(self, student: FlowMapDenoiser, *, decay: float) -> None:
         super().__init__()
         if not 0.0 <= decay < 1.0:
             raise UsageError(f"target_decay is {decay}, expected a value in [0, 1)")
         self.decay = decay
         self.copy = copy.deepcopy(student).requires_grad_(False) if decay > 0 else None
 
-    def of(self, student: nn.Module) -> nn.Module:
+    def of(self, student: FlowMapDenoiser) -> FlowMapDenoiser:
         """Return the network to compare with."""
         return student if self.copy is None else self.copy
 
     @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
+    def update(self, student: FlowMapDenoiser) -> None:
         """Average the student in."""
         if self.copy is not None:
             pairs = zip(self.copy.parameters(), student.parameters(), strict=True)

@@ -12,9 +12,16 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from genpolicy.algorithms.common import OptimizerSettings, configure_adamw, step_generator
+from genpolicy.algorithms.common import (
+    OptimizerSettings,
+    configure_adamw,
+    flow_map,
+    posterior_mean,
+    step_generator,
+)
 from genpolicy.algorithms.consistency_bc import FrozenTarget
-from genpolicy.errors import CheckpointError, UsageError
+from genpolicy.denoisers import FlowMapDenoiser
+from genpolicy.errors import CheckpointError
 from genpolicy.losses import ConsistencyDistillation as DistillationSettings
 from genpolicy.losses import consistency_distillation_loss
 from genpolicy.networks import load_teacher_weights
@@ -49,22 +56,17 @@ class ConsistencyDistillation(LightningModule):
     ) -> None:
         super().__init__()
         loaded = load_policy(teacher)
-        for name, one in (("student", policy), ("teacher", loaded)):
-            wanted = "flow_map" if name == "student" else "posterior_mean"
-            if one.denoiser.kind != wanted:
-                raise UsageError(
-                    f"ConsistencyDistillation: the {name}'s denoiser is of kind "
-                    f"{one.denoiser.kind!r}, expected {wanted!r}"
-                )
+        student = flow_map(policy, who="ConsistencyDistillation")
+        source = posterior_mean(loaded, who="ConsistencyDistillation's teacher")
         check_same_task(policy, loaded, teacher)
         if start_from_teacher:
             load_teacher_weights(policy.encoder, loaded.encoder.state_dict())
-            load_teacher_weights(policy.denoiser.network, loaded.denoiser.network.state_dict())
+            load_teacher_weights(student.network, source.network.state_dict())
         self.policy = policy
         self.optimizer_settings = optimizer
         self.seed = seed
         self.settings = settings
-        self.target = FrozenTarget(policy.denoiser, decay=target_decay)
+        self.target = FrozenTarget(student, decay=target_decay)
         # Kept out of the module tree: the teacher is neither trained, averaged nor saved here.
         self._teacher: tuple[GenerativePolicy, ...] = (loaded,)
 
@@ -73,6 +75,11 @@ class ConsistencyDistillation(LightningModule):
         """The frozen teacher, on the device of the student."""
         return self._teacher[0].to(self.device)
 
+    @property
+    def denoiser(self) -> FlowMapDenoiser:
+        """The denoiser being trained."""
+        return flow_map(self.policy, who="ConsistencyDistillation")
+
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and named figures."""
         clean, cond, mask = self.policy.training_pair(batch)
@@ -80,9 +87,9 @@ class ConsistencyDistillation(LightningModule):
         with torch.no_grad():
             teacher_cond = teacher.encode(batch["obs"])
         return consistency_distillation_loss(
-            self.policy.denoiser,
-            self.target.of(self.policy.denoiser),
-            teacher.denoiser,
+            self.denoiser,
+            self.target.of(self.denoiser),
+            posterior_mean(teacher, who="ConsistencyDistillation's teacher"),
             clean,
             cond,
             generator=generator,
@@ -98,7 +105,7 @@ class ConsistencyDistillation(LightningModule):
         step does not depend on the order of the hooks.
         """
         if self.global_step > 0:
-            self.target.update(self.policy.denoiser)
+            self.target.update(self.denoiser)
         loss, metrics = self.loss(batch, step_generator(self, self.seed))
         return {"loss": loss, "metrics": metrics}
 
@@ -115,12 +122,11 @@ def check_same_task(student: GenerativePolicy, teacher: GenerativePolicy, where:
     """
     if student.spec != teacher.spec:
         raise CheckpointError(
-            f"teacher {where} was trained for {teacher.spec}, the student for {student.spec}; train "
-            "both on the same task with the same windows"
+            f"teacher {where} was trained for {teacher.spec}, the student for {student.spec}; "
+            "train both on the same task with the same windows"
         )
     if student.normalizer.to_json() != teacher.normalizer.to_json():
         raise CheckpointError(
             f"teacher {where} has other normalizer statistics than this run's data; train both on "
             "the same data and split"
         )
-

@@ -11,7 +11,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from genpolicy.algorithms.common import OptimizerSettings, configure_adamw, step_generator
+from genpolicy.algorithms.common import (
+    OptimizerSettings,
+    configure_adamw,
+    posterior_mean,
+    step_generator,
+)
+from genpolicy.denoisers import ParameterizedDenoiser
 from genpolicy.losses import Coupling, TimeSampler, flow_matching_loss
 from genpolicy.policies import GenerativePolicy
 
@@ -40,16 +46,22 @@ class FlowBC(LightningModule):
     ) -> None:
         super().__init__()
         self.policy = policy
+        posterior_mean(policy, who="FlowBC")
         self.optimizer_settings = optimizer
         self.seed = seed
         self.times = times
         self.coupling = coupling
 
+    @property
+    def denoiser(self) -> ParameterizedDenoiser:
+        """The denoiser being trained."""
+        return posterior_mean(self.policy, who="FlowBC")
+
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and named figures."""
         clean, cond, mask = self.policy.training_pair(batch)
         return flow_matching_loss(
-            self.policy.denoiser,
+            self.denoiser,
             clean,
             cond,
             times=self.times,

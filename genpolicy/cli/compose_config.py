@@ -27,7 +27,7 @@ def option_names(group: str, *, root: Path | None = None) -> list[str]:
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the resolved configuration ``configs/NAME.yaml`` with ``overrides`` as plain containers.
+    """Return ``configs/NAME.yaml`` with ``overrides``, resolved, as plain containers.
 
     Args:
         name: primary configuration, for example ``"train"``.
@@ -87,7 +87,7 @@ def _check_keys(name: str, keys: Sequence[str], root: Path) -> None:
 
 
 def _unknown_key(name: str, error: Exception, overrides: Sequence[str]) -> str | None:
-    """Return a message with the nearest keys when ``error`` is about an override of a nested key."""
+    """Return a message with the nearest keys when ``error`` is about a key that is not there."""
     found = re.match(r"Could not override '([^']+)'", str(error))
     if found is None:
         return None

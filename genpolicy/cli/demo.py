@@ -66,7 +66,7 @@ def _make_data(config: Mapping[str, Any], out: Path) -> Path:
 
 
 def _train_all(config: Mapping[str, Any], out: Path, data: Path) -> None:
-    """Train what is not trained yet: diffusion and flow side by side, then the consistency policy."""
+    """Train what is not trained yet: diffusion beside flow, then the consistency policy."""
     shared = [f"data.path={data.resolve()}", f"seed={config['seed']}", "trainer.n_threads=1"]
     runs = {
         name: [
@@ -95,7 +95,9 @@ def _train_together(runs: Mapping[str, Sequence[str]], out: Path, *, n_parallel:
     """
     waiting = [name for name in runs if not _is_finished(out / "runs" / name)]
     children: dict[str, tuple[subprocess.Popen[bytes], tqdm[Any], Path]] = {}
-    bars = {name: tqdm(desc=f"train {name}", unit="step", position=i) for i, name in enumerate(waiting)}
+    bars = {
+        name: tqdm(desc=f"train {name}", unit="step", position=i) for i, name in enumerate(waiting)
+    }
     try:
         while waiting or children:
             while waiting and len(children) < n_parallel:
@@ -110,7 +112,7 @@ def _train_together(runs: Mapping[str, Sequence[str]], out: Path, *, n_parallel:
                 if process.returncode != 0:
                     log = (out / "runs" / f"{name}.log").read_text(errors="replace")
                     raise GenpolicyError(
-                        f"training {name} failed with exit code {process.returncode}:\n{log[-2000:]}"
+                        f"training {name} failed with code {process.returncode}:\n{log[-2000:]}"
                     )
     finally:
         for process, _, _ in children.values():

@@ -68,7 +68,7 @@ def write_demo_report(
     policies: Mapping[str, Policy],
 ) -> Path:
     """Write ``out/report.html`` and return its path."""
-    from genpolicy.evaluation.plots import draw_intervals, draw_learning_curves, draw_trajectories
+    from genpolicy.evaluation.plots import draw_intervals, draw_trajectories
     from genpolicy.evaluation.report import (
         Code,
         Section,
@@ -82,6 +82,7 @@ def write_demo_report(
 
     task, metric = config["task"], "d4rl_score"
     seeds = [r.seed for r in results["flow"].records]
+    paths = _paths(task, policies, seeds[:_N_DRAWN])
     rows = [(name, r.mean(metric), r.interval(metric)) for name, r in results.items()]
     sections: list[Section] = [
         Section(
@@ -101,9 +102,7 @@ def write_demo_report(
             "Rollouts",
             [
                 _picture(
-                    lambda theme: draw_trajectories(
-                        _layout(task), _paths(task, policies, seeds[:_N_DRAWN]), theme=theme
-                    ),
+                    lambda theme: draw_trajectories(_layout(task), paths, theme=theme),
                     "paths of episodes over the maze",
                     f"The first {min(_N_DRAWN, len(seeds))} episodes of each policy.",
                 )
@@ -112,20 +111,13 @@ def write_demo_report(
         Section(
             "Learning",
             [
-                _picture(
-                    lambda theme: draw_learning_curves(
-                        _curves(out, key), ylabel=label, log_y=True, theme=theme
-                    ),
-                    label,
-                )
-                for key, label in (("train/loss", "training loss"), ("val/loss", "validation loss"))
-            ]
-            + [
+                _learning_picture(out, "train/loss", "training loss"),
+                _learning_picture(out, "val/loss", "validation loss"),
                 Text(
                     "The losses measure different things (noise and velocity against actions, maps "
                     "against each other) and none of them has 0 as its minimum: compare a curve "
                     "with itself only."
-                )
+                ),
             ],
         ),
         Section("Actions", _action_blocks(task, policies, seeds)),
@@ -139,7 +131,7 @@ def write_demo_report(
         out / "report.html",
         f"genpolicy demo: {task}",
         sections,
-        subtitle=f"{len(seeds)} episodes per policy in MuJoCo, trained on {config['n_data_steps']} steps",
+        subtitle=f"{len(seeds)} episodes per policy, trained on {config['n_data_steps']} steps",
     )
 
 
@@ -170,6 +162,15 @@ def _paths(
     }
 
 
+def _learning_picture(out: Path, key: str, label: str) -> Block:
+    from genpolicy.evaluation.plots import draw_learning_curves
+
+    curves = _curves(out, key)
+    return _picture(
+        lambda theme: draw_learning_curves(curves, ylabel=label, log_y=True, theme=theme), label
+    )
+
+
 def _curves(out: Path, key: str) -> dict[str, Any]:
     from genpolicy.evaluation.plots import Curve
 
@@ -196,9 +197,7 @@ def _observation(task: str, seed: int) -> dict[str, torch.Tensor]:
     return {key: torch.as_tensor(value)[None, None] for key, value in obs.items()}
 
 
-def _action_blocks(
-    task: str, policies: Mapping[str, Policy], seeds: Sequence[int]
-) -> list[Block]:
+def _action_blocks(task: str, policies: Mapping[str, Policy], seeds: Sequence[int]) -> list[Block]:
     """Return pictures of sampled first actions and of sampled chunks at the starts of episodes."""
     from genpolicy.evaluation.action_plots import draw_action_distributions, draw_chunk_fan
     from genpolicy.evaluation.probe import sample_chunks

@@ -67,7 +67,14 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Any, Path]:
     )
     write_json(folder / "result.json", result.to_json())
     if config["video"]:
-        record_videos(policy, task, seeds=seeds[: int(config["video"])], folder=folder)
+        record_videos(
+            policy,
+            task,
+            seeds=seeds[: int(config["video"])],
+            folder=folder / "videos",
+            n_action_steps=config["n_action_steps"],
+            expected=result.records,
+        )
     return result, folder
 
 

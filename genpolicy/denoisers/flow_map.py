@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from torch import nn
 
@@ -44,7 +44,7 @@ class FlowMapDenoiser(nn.Module):
     Source: arXiv 2303.01469 equation 5 (edm).
     """
 
-    kind: ClassVar[Kind] = "flow_map"
+    kind: Kind = "flow_map"
 
     def __init__(
         self,

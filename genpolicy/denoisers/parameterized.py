@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from torch import nn
 
@@ -42,7 +42,7 @@ class ParameterizedDenoiser(nn.Module):
         UsageError: when the prediction is not finite on the path, see ``check_prediction``.
     """
 
-    kind: ClassVar[Kind] = "posterior_mean"
+    kind: Kind = "posterior_mean"
 
     def __init__(
         self,

@@ -8,8 +8,6 @@ g(x_t, t, t) is the posterior mean, which is what its denoising loss trains.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import nn
 
@@ -43,7 +41,7 @@ class TrajectoryDenoiser(nn.Module):
     Source: arXiv 2310.02279 equations 6 and 7, arXiv 2405.07503 (as a policy). There alpha = 1.
     """
 
-    kind: ClassVar[Kind] = "flow_map"
+    kind: Kind = "flow_map"
 
     def __init__(
         self,

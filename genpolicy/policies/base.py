@@ -54,7 +54,9 @@ def check_obs(obs: Obs, spec: TaskSpec, seeds: Sequence[int] | None, *, who: str
             wanted = ", ".join(["batch", str(spec.n_obs_steps), *map(str, shape)])
             raise UsageError(f"{who}: observation {key!r} has shape {got}, expected ({wanted})")
         if rows is not None and got[0] != rows:
-            raise UsageError(f"{who}: observation {key!r} has {got[0]} rows, another key has {rows}")
+            raise UsageError(
+                f"{who}: observation {key!r} has {got[0]} rows, another key has {rows}"
+            )
         rows = got[0]
     assert rows is not None
     if seeds is not None and len(seeds) != rows:

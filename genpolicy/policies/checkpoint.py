@@ -144,7 +144,9 @@ def read_card(path: str | Path) -> PolicyCard:
         content = json.loads((folder / _CARD).read_text(encoding="utf-8"))
         schema = int(content["schema_version"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / _CARD} is damaged ({error}); restore the folder") from error
+        raise CheckpointError(
+            f"{folder / _CARD} is damaged ({error}); restore the folder"
+        ) from error
     if schema > SCHEMA_VERSION:
         needs = content.get("versions", {}).get("genpolicy", "a newer version")
         raise CheckpointError(
@@ -154,7 +156,9 @@ def read_card(path: str | Path) -> PolicyCard:
     try:
         return PolicyCard(**{**content, "spec": TaskSpec.from_json(content["spec"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / _CARD} is incomplete ({error}); restore the folder") from error
+        raise CheckpointError(
+            f"{folder / _CARD} is incomplete ({error}); restore the folder"
+        ) from error
 
 
 def load_policy(
@@ -174,7 +178,9 @@ def load_policy(
     folder = _resolve(path)
     card = read_card(folder)
     if not card.normalizer:
-        raise CheckpointError(f"{folder}: normalizer statistics are absent; the policy cannot be used")
+        raise CheckpointError(
+            f"{folder}: normalizer statistics are absent; the policy cannot be used"
+        )
     try:
         policy = build_policy(
             card.policy, spec=card.spec, normalizer=Normalizer.from_json(card.normalizer)

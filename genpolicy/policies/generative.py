@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool
@@ -16,14 +16,17 @@ from torch import Tensor, nn
 
 from genpolicy.config import build
 from genpolicy.data.normalizer import Normalizer
-from genpolicy.denoisers import Denoiser
+from genpolicy.denoisers import FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
 from genpolicy.errors import NumericsError, UsageError
 from genpolicy.policies.base import check_obs
 from genpolicy.sampling import Sampler
 from genpolicy.seeding import fresh_seeds
 from genpolicy.shapes import Chunk, Cond, Obs, TaskSpec
 
-__all__ = ["GenerativePolicy", "build_policy"]
+__all__ = ["GenerativePolicy", "PolicyDenoiser", "build_policy"]
+
+PolicyDenoiser: TypeAlias = ParameterizedDenoiser | FlowMapDenoiser | TrajectoryDenoiser
+"""The denoisers that are trained networks."""
 
 
 class GenerativePolicy(nn.Module):
@@ -48,7 +51,7 @@ class GenerativePolicy(nn.Module):
         spec: TaskSpec,
         normalizer: Normalizer,
         encoder: nn.Module,
-        denoiser: nn.Module,
+        denoiser: PolicyDenoiser,
         sampler: Sampler,
         rows_per_block: int = 8,
     ) -> None:
@@ -58,7 +61,7 @@ class GenerativePolicy(nn.Module):
         self.spec = spec
         self.normalizer = normalizer
         self.encoder = encoder
-        self.denoiser = denoiser
+        self.denoiser: PolicyDenoiser = denoiser
         self.sampler = sampler
         self.rows_per_block = rows_per_block
 
@@ -79,11 +82,13 @@ class GenerativePolicy(nn.Module):
         return next(self.parameters()).device
 
     def encode(self, obs: Obs) -> Cond:
-        """Return the condition ``(batch, n_obs_steps, obs_dim)`` for observations in physical units."""
+        """Return the condition for observations in physical units."""
         return self.encoder(self.normalizer.normalize_obs(obs))
 
-    def training_pair(self, batch: Mapping[str, Any]) -> tuple[Chunk, Cond, Bool[Tensor, "batch horizon"]]:
-        """Return normalized clean actions, the condition and the mask of valid entries of a batch."""
+    def training_pair(
+        self, batch: Mapping[str, Any]
+    ) -> tuple[Chunk, Cond, Bool[Tensor, "batch horizon"]]:
+        """Return normalized clean actions, the condition and the mask of valid entries."""
         clean = self.normalizer.normalize_action(batch["action"])
         return clean, self.encode(batch["obs"]), batch["mask"]
 
@@ -122,7 +127,7 @@ class GenerativePolicy(nn.Module):
         if not bool(torch.isfinite(chunk).all()):
             bad = (~torch.isfinite(chunk)).flatten(1).any(1).nonzero().flatten().tolist()
             raise NumericsError(
-                f"GenerativePolicy.sample: rows {bad} of {n_rows} have actions that are not finite; "
+                f"GenerativePolicy.sample: rows {bad} of {n_rows} have non-finite actions; "
                 "check the observations of these rows and the checkpoint's weights"
             )
         return chunk
@@ -176,7 +181,9 @@ def build_policy(
         n_obs_steps=spec.n_obs_steps,
         obs_dim=encoder.obs_dim,
     )
-    denoiser: Denoiser = build(config["denoiser"], network=network, path=build(config["path"]))
+    denoiser: PolicyDenoiser = build(
+        config["denoiser"], network=network, path=build(config["path"])
+    )
     return GenerativePolicy(
         spec=spec,
         normalizer=normalizer,

@@ -13,11 +13,19 @@ from tqdm import tqdm
 
 from genpolicy.errors import NumericsError
 from genpolicy.policies import PolicyCard, save_policy
+from genpolicy.policies.checkpoint import Weights
 from genpolicy.seeding import derive_seed
 from genpolicy.training.averaging import PowerEMA
 from genpolicy.training.run_folder import RunFolder
 
-__all__ = ["ClipGradients", "RecordMetrics", "SaveRun", "SeedEachStep", "StepProgress", "StopWhenNotFinite"]
+__all__ = [
+    "ClipGradients",
+    "RecordMetrics",
+    "SaveRun",
+    "SeedEachStep",
+    "StepProgress",
+    "StopWhenNotFinite",
+]
 
 
 class SeedEachStep(Callback):
@@ -77,8 +85,9 @@ class StopWhenNotFinite(Callback):
         self.n_bad += 1
         if self.n_bad > self.patience:
             raise NumericsError(
-                f"the loss is {float(outputs['loss'])} at step {trainer.global_step}; the last saved "
-                "checkpoint is intact. Lower the learning rate, clip gradients, or check the data"
+                f"the loss is {float(outputs['loss'])} at step {trainer.global_step}; the last "
+                "saved checkpoint is intact. Lower the learning rate, clip gradients, or "
+                "check the data"
             )
 
 
@@ -220,7 +229,10 @@ class SaveRun(Callback):
             self.best = value
         if trainer.is_global_zero:
             current: Any = pl_module
-            weights = {"ema": averaged.policy.state_dict(), "raw": current.policy.state_dict()}
+            weights: dict[Weights, Any] = {
+                "ema": averaged.policy.state_dict(),
+                "raw": current.policy.state_dict(),
+            }
             self._check_finite(weights, step)
             finite = {k: v for k, v in metrics.items() if math.isfinite(v)}
             fields = {**vars(self.card), "metrics": finite}
@@ -234,7 +246,7 @@ class SaveRun(Callback):
             self.folder.prune(keep_steps={step})
 
     @staticmethod
-    def _check_finite(weights: Mapping[str, Mapping[str, torch.Tensor]], step: int) -> None:
+    def _check_finite(weights: Mapping[Weights, Mapping[str, torch.Tensor]], step: int) -> None:
         for kind, state in weights.items():
             for name, tensor in state.items():
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -211,9 +211,9 @@ def _loggers(config: Mapping[str, Any], folder: RunFolder) -> list[Logger]:
 def _wandb_logger(
     settings: Mapping[str, Any], config: Mapping[str, Any], folder: RunFolder
 ) -> Logger:
-    """Return a W&B logger that continues the run's own id and goes offline when it cannot connect."""
+    """Return a W&B logger that continues the run's id, offline when it cannot connect."""
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
         from lightning.pytorch.loggers import WandbLogger
     except ImportError as error:
         raise UsageError("logger=wandb needs W&B; install genpolicy[wandb]") from error
@@ -225,4 +225,3 @@ def _wandb_logger(
         )
     except (wandb.errors.CommError, wandb.errors.UsageError, OSError):
         return WandbLogger(save_dir=str(folder.path), offline=True, **shared)
-

@@ -24,9 +24,7 @@ class Measure:
         seed: the run's seed; the same noise is used at every save.
     """
 
-    def __init__(
-        self, evaluation: Mapping[str, Any], data: WindowDataModule, *, seed: int
-    ) -> None:
+    def __init__(self, evaluation: Mapping[str, Any], data: WindowDataModule, *, seed: int) -> None:
         self.evaluation, self.data, self.seed = dict(evaluation), data, seed
 
     def __call__(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:

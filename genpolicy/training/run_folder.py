@@ -83,7 +83,7 @@ class RunFolder:
         swap_link(self.path / name, self.checkpoint(step))
 
     def prune(self, *, keep_steps: set[int]) -> None:
-        """Delete policy checkpoints other than ``keep_steps`` and all training states but the newest."""
+        """Delete policy checkpoints but ``keep_steps``, and training states but the newest."""
         kept = {self.checkpoint(step).name for step in keep_steps}
         for name in ("last", "best"):
             link = self.path / name
@@ -96,7 +96,7 @@ class RunFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop metric lines after ``step``, and a torn last line, before a run continues from it."""
+        """Drop metric lines after ``step``, and a torn last line, before continuing."""
         if self.metrics.exists():
             kept = [json.dumps(line) for line in self.read_metrics() if line["step"] <= step]
             write_bytes(self.metrics, "".join(line + "\n" for line in kept).encode())

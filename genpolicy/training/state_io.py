@@ -30,7 +30,7 @@ _TENSORS, _TREE = "tensors.safetensors", "state.json"
 
 
 def encode_tree(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return ``tree`` in JSON types, moving its tensors to ``tensors`` under the names it refers to.
+    """Return ``tree`` in JSON types; its tensors move to ``tensors``, referred to by name.
 
     Raises:
         CheckpointError: for an object that is no plain container, number, string or tensor.
@@ -99,7 +99,7 @@ class FolderCheckpointIO(CheckpointIO):
             content = json.loads((folder / _TREE).read_text(encoding="utf-8"))
             if content["schema_version"] > _SCHEMA:
                 raise CheckpointError(
-                    f"{folder} has schema {content['schema_version']}, this genpolicy reads {_SCHEMA}"
+                    f"{folder} has schema {content['schema_version']}, expected {_SCHEMA}"
                 )
             digest = sha256_of(folder / _TENSORS)
             if digest != content["sha256"]:

@@ -174,3 +174,9 @@ def test_metrics_are_strict_json_with_increasing_steps(tiny_config):
 def test_float16_is_refused(tiny_config):
     with pytest.raises(UsageError, match="bf16-mixed"):
         fit.train(tiny_config("trainer.precision=16-mixed"), progress=False)
+
+
+def test_a_horizon_that_the_network_cannot_have_is_refused_before_training(tiny_config):
+    config = tiny_config("network=unet1d_small", "data.horizon=18")
+    with pytest.raises(UsageError, match="horizon"):
+        train(config, progress=False)
