@@ -125,7 +125,7 @@ def write_demo_report(
             "Latency",
             [latency_table({n: _latency(policies[n]) for n in LEARNED})],
         ),
-        Section("Commands", [Code(_commands(out, data))]),
+        Section("Commands", [Code(_commands(config, out, data))]),
     ]
     return write_report(
         out / "report.html",
@@ -239,9 +239,16 @@ def _latency(policy: Policy) -> Any:
     return measure_latency(policy, obs, batch_sizes=(1, 64))
 
 
-def _commands(out: Path, data: Path) -> str:
-    lines = [f"genpolicy data make {data.stem} --path {data}"]
+def _commands(config: Mapping[str, Any], out: Path, data: Path) -> str:
+    task, seed = config["task"], config["seed"]
+    lines = [f"genpolicy data make {task} n={config['n_data_steps']} seed={seed} path={data}"]
     for name in LEARNED:
-        lines.append(f"genpolicy train experiment=maze2d_umaze_{name} data.path={data}")
-        lines.append(f"genpolicy evaluate checkpoint={out / 'runs' / name / 'last'} n_episodes=100")
+        run = out / "runs" / name
+        teacher = f" algorithm.teacher={out / 'runs' / 'flow' / 'last'}"
+        lines += [
+            f"genpolicy train experiment=maze2d_umaze_{name} seed={seed} data.path={data} "
+            f"run_dir={run}" + (teacher if name == "consistency" else ""),
+            f"genpolicy evaluate checkpoint={run / 'last'} first_seed={config['first_seed']} "
+            f"n_episodes={config['n_episodes']}",
+        ]
     return "\n".join(lines)
