@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from genpolicy.config import COMPONENT_PACKAGES, build
 from genpolicy.data.datamodule import WindowDataModule
@@ -52,9 +54,9 @@ def train(config: Mapping[str, Any], *, progress: bool = True) -> Path:
         GenpolicyError: of the kind that fits (configuration, data, checkpoint, numerics).
     """
     folder = RunFolder(config["run_dir"])
-    with RunLock(folder.path):
-        folder.tidy()
-        folder.start(config)
+    with _owned(folder):
+        if rank_zero_only.rank == 0:
+            folder.start(config)
         return _fit(folder, config, state=None, progress=progress)
 
 
@@ -73,9 +75,27 @@ def resume(path: str | Path, *, progress: bool = True) -> Path:
     """
     folder = RunFolder(path)
     config = folder.config()
+    with _owned(folder):
+        state = folder.latest_state()
+        if rank_zero_only.rank == 0:
+            folder.truncate_metrics(0 if state is None else _step_of(state))
+        return _fit(folder, config, state=state, progress=progress)
+
+
+@contextmanager
+def _owned(folder: RunFolder) -> Iterator[None]:
+    """Hold the run's lock in the first process; those it starts work under it."""
+    if rank_zero_only.rank != 0:
+        yield
+        return
     with RunLock(folder.path):
         folder.tidy()
-        return _fit(folder, config, state=folder.latest_state(), progress=progress)
+        yield
+
+
+def _step_of(state: Path) -> int:
+    """Return the optimizer step of a training state folder."""
+    return int(state.name.removeprefix("step-"))
 
 
 def _fit(
@@ -89,8 +109,7 @@ def _fit(
     if n_threads is not None:
         torch.set_num_threads(int(n_threads))
     seed = int(config["seed"])
-    first_step = 0 if state is None else int(state.name.removeprefix("step-"))
-    folder.truncate_metrics(first_step)
+    first_step = 0 if state is None else _step_of(state)
     data = WindowDataModule(**config["data"], seed=derive_seed(seed, "data"))
     data.setup("fit")
     algorithm = _build_algorithm(config, data, seed)

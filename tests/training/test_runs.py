@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from genpolicy.cli.compose_config import compose_config
 from genpolicy.errors import NumericsError, UsageError
 from genpolicy.policies import load_policy, read_card
 from genpolicy.training import fit, resume, train
@@ -177,6 +178,8 @@ def test_float16_is_refused(tiny_config):
 
 
 def test_a_horizon_that_the_network_cannot_have_is_refused_before_training(tiny_config):
-    config = tiny_config("network=unet1d_small", "data.horizon=18")
+    config = tiny_config("data.horizon=18")
+    unet = compose_config("train", ["network=unet1d_small"])["policy"]["network"]
+    config["policy"]["network"] = unet
     with pytest.raises(UsageError, match="horizon"):
         train(config, progress=False)
