@@ -71,7 +71,8 @@ def main() -> None:
         begin = [sys.executable, "-m", "genpolicy", "train", f"resume={killed}"]
     subprocess.run(begin, check=True, **quiet)
     equal = all(sha256_of(out / "whole" / f) == sha256_of(killed / f) for f in FILES)
-    print(f"{len(rows)} kills, {sum(r['in_save'] for r in rows)} in a save; equal: {equal}")
+    n_in_save = sum(r["in_save"] for r in rows)
+    print(f"{len(rows)} kills, {n_in_save} in a save; equal: {equal}")
     with open(Path(__file__).parent / "results.csv", "w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, fieldnames=["kill", "lines", "in_save", "final_equal"])
         writer.writeheader()

@@ -103,6 +103,14 @@ class RecordMetrics(Callback):
         self._sums: dict[str, Any] = {}
         self._n = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums since the last line, so that a resumed run writes the same figures."""
+        return {"sums": dict(self._sums), "n": self._n}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the sums."""
+        self._sums, self._n = dict(state_dict["sums"]), state_dict["n"]
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -100,7 +100,8 @@ def test_distillation_refuses_a_teacher_of_other_windows(tiny_config):
 @pytest.mark.parametrize("stop_after", [2, 3, 4])
 @pytest.mark.parametrize("name", ["flow_bc", "consistency_bc-averaged-target"])
 def test_a_stopped_run_continues_bit_for_bit(tiny_config, monkeypatch, name, stop_after):
-    whole = train(tiny_config(*ALGORITHMS[name], run="whole"), progress=False)
+    overrides = [*ALGORITHMS[name], "log_every=3"]
+    whole = train(tiny_config(*overrides, run="whole"), progress=False)
     steps = {"n": 0}
     original = SaveRun.on_train_batch_end
 
@@ -112,7 +113,7 @@ def test_a_stopped_run_continues_bit_for_bit(tiny_config, monkeypatch, name, sto
 
     monkeypatch.setattr(SaveRun, "on_train_batch_end", stop)
     with pytest.raises(RuntimeError, match="power cut"):
-        train(tiny_config(*ALGORITHMS[name], run="parts"), progress=False)
+        train(tiny_config(*overrides, run="parts"), progress=False)
     monkeypatch.setattr(SaveRun, "on_train_batch_end", original)
     parts = resume(whole.parent / "parts", progress=False)
     for kind in ("ema", "raw"):
