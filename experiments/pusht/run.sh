@@ -7,9 +7,9 @@ genpolicy train experiment=pusht_consistency seed=0 trainer.n_threads=1 save.kee
   algorithm.teacher=runs/pusht_flow/seed-0/last
 pairs=()
 evaluate() {  # policy step
-  run="runs/pusht_$1/seed-0"
-  step=$(printf 'step-%08d' "$2")
-  out="$run/evaluations/report-$2"
+  local run="runs/pusht_$1/seed-0"
+  local step; step=$(printf 'step-%08d' "$2")
+  local out="$run/evaluations/report-$2"
   [ -f "$out/result.json" ] || genpolicy evaluate checkpoint="$run/checkpoints/$step" \
     n_episodes=100 first_seed=100000 n_envs=50 out="$out"
   pairs+=("$1@$2=$out/result.json")

@@ -5,6 +5,7 @@ from genpolicy.algorithms.consistency_bc import ConsistencyBC
 from genpolicy.algorithms.consistency_distillation import ConsistencyDistillation
 from genpolicy.algorithms.diffusion_bc import DiffusionBC
 from genpolicy.algorithms.flow_bc import FlowBC
+from genpolicy.algorithms.trajectory_distillation import TrajectoryDistillation
 
 __all__ = [
     "ConsistencyBC",
@@ -12,4 +13,5 @@ __all__ = [
     "DiffusionBC",
     "FlowBC",
     "OptimizerSettings",
+    "TrajectoryDistillation",
 ]

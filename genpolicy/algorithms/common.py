@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 
-from genpolicy.denoisers import FlowMapDenoiser, ParameterizedDenoiser
+from genpolicy.denoisers import FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
 from genpolicy.errors import UsageError
 from genpolicy.networks import weight_decay_groups
 from genpolicy.policies import GenerativePolicy
@@ -22,6 +22,7 @@ __all__ = [
     "learning_rate_factor",
     "posterior_mean",
     "step_generator",
+    "trajectory",
 ]
 
 
@@ -110,6 +111,20 @@ def flow_map(policy: GenerativePolicy, *, who: str) -> FlowMapDenoiser:
         raise UsageError(
             f"{who} needs a flow map, got {type(policy.denoiser).__name__}; use denoiser=flow_map "
             "or flow_map_linear"
+        )
+    return policy.denoiser
+
+
+def trajectory(policy: GenerativePolicy, *, who: str) -> TrajectoryDenoiser:
+    """Return the policy's denoiser, which has to be a trajectory map.
+
+    Raises:
+        UsageError: naming ``who`` when it is none.
+    """
+    if not isinstance(policy.denoiser, TrajectoryDenoiser):
+        raise UsageError(
+            f"{who} needs a trajectory map, got {type(policy.denoiser).__name__}; use "
+            "denoiser=trajectory"
         )
     return policy.denoiser
 

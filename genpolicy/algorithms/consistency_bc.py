@@ -5,12 +5,11 @@ Source: arXiv 2303.01469 (consistency models), 2309.16984 (Consistency-BC), 2310
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from genpolicy.algorithms.common import (
     OptimizerSettings,
@@ -18,8 +17,8 @@ from genpolicy.algorithms.common import (
     flow_map,
     step_generator,
 )
+from genpolicy.algorithms.frozen import FrozenTarget
 from genpolicy.denoisers import FlowMapDenoiser
-from genpolicy.errors import UsageError
 from genpolicy.losses import ConsistencyTraining, consistency_training_loss
 from genpolicy.policies import GenerativePolicy
 
@@ -89,31 +88,3 @@ class ConsistencyBC(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up."""
         return configure_adamw(self.policy, self.optimizer_settings)
-
-
-class FrozenTarget(nn.Module):
-    """The target network of a consistency loss: the student without gradient, or its average.
-
-    Args:
-        student: the network that is trained.
-        decay: averaging per update, in [0, 1); 0 keeps no copy and returns the student.
-    """
-
-    def __init__(self, student: FlowMapDenoiser, *, decay: float) -> None:
-        super().__init__()
-        if not 0.0 <= decay < 1.0:
-            raise UsageError(f"target_decay is {decay}, expected a value in [0, 1)")
-        self.decay = decay
-        self.copy = copy.deepcopy(student).requires_grad_(False) if decay > 0 else None
-
-    def of(self, student: FlowMapDenoiser) -> FlowMapDenoiser:
-        """Return the network to compare with."""
-        return student if self.copy is None else self.copy
-
-    @torch.no_grad()
-    def update(self, student: FlowMapDenoiser) -> None:
-        """Average the student in."""
-        if self.copy is not None:
-            pairs = zip(self.copy.parameters(), student.parameters(), strict=True)
-            for average, current in pairs:
-                average.lerp_(current, 1.0 - self.decay)

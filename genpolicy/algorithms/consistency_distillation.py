@@ -16,16 +16,13 @@ from genpolicy.algorithms.common import (
     OptimizerSettings,
     configure_adamw,
     flow_map,
-    posterior_mean,
     step_generator,
 )
-from genpolicy.algorithms.consistency_bc import FrozenTarget
+from genpolicy.algorithms.frozen import FrozenTarget, Teacher
 from genpolicy.denoisers import FlowMapDenoiser
-from genpolicy.errors import CheckpointError
 from genpolicy.losses import ConsistencyDistillation as DistillationSettings
 from genpolicy.losses import consistency_distillation_loss
-from genpolicy.networks import load_teacher_weights
-from genpolicy.policies import GenerativePolicy, load_policy
+from genpolicy.policies import GenerativePolicy
 
 __all__ = ["ConsistencyDistillation"]
 
@@ -55,25 +52,15 @@ class ConsistencyDistillation(LightningModule):
         start_from_teacher: bool = True,
     ) -> None:
         super().__init__()
-        loaded = load_policy(teacher)
         student = flow_map(policy, who="ConsistencyDistillation")
-        source = posterior_mean(loaded, who="ConsistencyDistillation's teacher")
-        check_same_task(policy, loaded, teacher)
+        self.teacher = Teacher(teacher, student=policy, who="ConsistencyDistillation")
         if start_from_teacher:
-            load_teacher_weights(policy.encoder, loaded.encoder.state_dict())
-            load_teacher_weights(student.network, source.network.state_dict())
+            self.teacher.start(policy)
         self.policy = policy
         self.optimizer_settings = optimizer
         self.seed = seed
         self.settings = settings
         self.target = FrozenTarget(student, decay=target_decay)
-        # Kept out of the module tree: the teacher is neither trained, averaged nor saved here.
-        self._teacher: tuple[GenerativePolicy, ...] = (loaded,)
-
-    @property
-    def teacher(self) -> GenerativePolicy:
-        """The frozen teacher, on the device of the student."""
-        return self._teacher[0].to(self.device)
 
     @property
     def denoiser(self) -> FlowMapDenoiser:
@@ -83,13 +70,11 @@ class ConsistencyDistillation(LightningModule):
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and named figures."""
         clean, cond, mask = self.policy.training_pair(batch)
-        teacher = self.teacher
-        with torch.no_grad():
-            teacher_cond = teacher.encode(batch["obs"])
+        teacher_cond = self.teacher.encode(batch["obs"], device=self.device)
         return consistency_distillation_loss(
             self.denoiser,
             self.target.of(self.denoiser),
-            posterior_mean(teacher, who="ConsistencyDistillation's teacher"),
+            self.teacher.denoiser,
             clean,
             cond,
             generator=generator,
@@ -112,21 +97,3 @@ class ConsistencyDistillation(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up."""
         return configure_adamw(self.policy, self.optimizer_settings)
-
-
-def check_same_task(student: GenerativePolicy, teacher: GenerativePolicy, where: str) -> None:
-    """Refuse a teacher with other observations, windows or normalizer statistics.
-
-    Raises:
-        CheckpointError: naming what differs and in which checkpoint.
-    """
-    if student.spec != teacher.spec:
-        raise CheckpointError(
-            f"teacher {where} was trained for {teacher.spec}, the student for {student.spec}; "
-            "train both on the same task with the same windows"
-        )
-    if student.normalizer.to_json() != teacher.normalizer.to_json():
-        raise CheckpointError(
-            f"teacher {where} has other normalizer statistics than this run's data; train both on "
-            "the same data and split"
-        )

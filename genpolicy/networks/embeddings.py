@@ -27,6 +27,7 @@ __all__ = [
     "TimeFeatures",
     "Times",
     "activation_layer",
+    "first_dtype",
     "time_features",
 ]
 
@@ -168,7 +169,17 @@ class TimeEmbedding(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        return self.first.get_parameter("0.weight").dtype
+        return first_dtype(self.first)
+
+
+def first_dtype(layers: nn.Sequential) -> torch.dtype:
+    """Return the type of the weights of the first layer, a linear one.
+
+    Read from the attribute, which also holds what ``torch.func.functional_call`` puts there.
+    """
+    first = layers[0]
+    assert isinstance(first, nn.Linear)
+    return first.weight.dtype
 
 
 def split_times(time: Times, n_times: int) -> tuple[Float[Tensor, " batch"], ...]:

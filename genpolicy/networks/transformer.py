@@ -12,6 +12,7 @@ from genpolicy.networks.embeddings import (
     SecondTime,
     TimeFeatures,
     Times,
+    first_dtype,
     split_times,
     time_features,
 )
@@ -146,7 +147,7 @@ class _TimeToken(nn.Module):
         token = self.features(times[0])  # (batch, width)
         if self.n_times == 1:
             return token
-        late = self.features(times[1]).to(self.second.get_parameter("0.weight").dtype)
+        late = self.features(times[1]).to(first_dtype(self.second))
         return token + self.second(late)  # (batch, width)
 
 

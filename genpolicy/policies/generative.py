@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from genpolicy.config import build
+from genpolicy.config import build, resolve_target
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.denoisers import FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
 from genpolicy.errors import NumericsError, UsageError
@@ -174,12 +174,14 @@ def build_policy(
             f"{sorted(unknown)}; expected {sorted(needed)} and optionally rows_per_block"
         )
     encoder = build(config["encoder"], obs_shapes=spec.obs_shapes)
+    kind = resolve_target(str(config["denoiser"].get("_target_")))
     network = build(
         config["network"],
         action_dim=spec.action_dim,
         horizon=spec.horizon,
         n_obs_steps=spec.n_obs_steps,
         obs_dim=encoder.obs_dim,
+        n_times=2 if kind is TrajectoryDenoiser else 1,
     )
     denoiser: PolicyDenoiser = build(
         config["denoiser"], network=network, path=build(config["path"])

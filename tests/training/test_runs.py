@@ -84,6 +84,34 @@ def test_a_consistency_policy_is_distilled_from_a_trained_teacher(tiny_config):
     assert torch.isfinite(policy.sample(OBS, seeds=range(3))).all()
 
 
+@pytest.mark.parametrize("start_from_teacher", ["true", "false"])
+def test_a_trajectory_policy_is_distilled_from_an_edm_teacher(tiny_config, start_from_teacher):
+    edm = ["algorithm=diffusion_bc", "path=karras", "denoiser=edm", "sampler=heun"]
+    teacher = train(tiny_config(*edm, "trainer.max_steps=3", run="teacher"), progress=False)
+    student = train(
+        tiny_config(
+            "algorithm=distill_trajectory",
+            f"algorithm.teacher='{teacher / 'last'}'",
+            f"algorithm.start_from_teacher={start_from_teacher}",
+            "path=karras",
+            "denoiser=trajectory",
+            "sampler=consistency",
+            run="s",
+        ),
+        progress=False,
+    )
+    assert load_policy(student).sample(OBS, seeds=range(3)).isfinite().all()
+    other = tiny_config(
+        "algorithm=distill_trajectory",
+        f"algorithm.teacher='{teacher / 'last'}'",
+        "denoiser=flow_map",
+        "path=karras",
+        run="other",
+    )
+    with pytest.raises(UsageError, match="denoiser=trajectory"):
+        train(other, progress=False)
+
+
 def test_distillation_refuses_a_teacher_of_other_windows(tiny_config):
     teacher = train(tiny_config("trainer.max_steps=2", run="teacher"), progress=False)
     config = tiny_config(

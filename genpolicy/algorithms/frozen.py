@@ -1,0 +1,107 @@
+"""Networks that a loss compares with and does not train: teachers and averaged targets."""
+
+from __future__ import annotations
+
+import copy
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+from genpolicy.algorithms.common import posterior_mean
+from genpolicy.denoisers import FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
+from genpolicy.errors import CheckpointError, UsageError
+from genpolicy.networks import load_teacher_weights
+from genpolicy.policies import GenerativePolicy, load_policy
+from genpolicy.shapes import Cond, Obs
+
+__all__ = ["FrozenTarget", "Teacher"]
+
+DenoiserT = TypeVar("DenoiserT", FlowMapDenoiser, TrajectoryDenoiser)
+
+
+class Teacher:
+    """A trained diffusion or flow policy that a student imitates.
+
+    It is no module, so that a LightningModule that holds it neither trains, averages nor saves it.
+
+    Args:
+        path: its checkpoint.
+        student: the policy to train, on the same data and windows.
+        who: named in errors.
+
+    Raises:
+        CheckpointError: when the teacher has other observations, windows or statistics.
+        UsageError: when it predicts no posterior mean.
+    """
+
+    def __init__(self, path: str, *, student: GenerativePolicy, who: str) -> None:
+        self.who = who
+        self.policy = load_policy(path)
+        posterior_mean(self.policy, who=f"{who}'s teacher")
+        check_same_task(student, self.policy, path)
+
+    @property
+    def denoiser(self) -> ParameterizedDenoiser:
+        """Its denoiser."""
+        return posterior_mean(self.policy, who=f"{self.who}'s teacher")
+
+    def start(self, student: GenerativePolicy) -> None:
+        """Copy the encoder and the network into the student.
+
+        Raises:
+            CheckpointError: when they differ in size.
+        """
+        load_teacher_weights(student.encoder, self.policy.encoder.state_dict())
+        load_teacher_weights(student.denoiser.network, self.denoiser.network.state_dict())
+
+    @torch.no_grad()
+    def encode(self, obs: Obs, *, device: torch.device) -> Cond:
+        """Return its own condition for a batch, after moving it to ``device``."""
+        return self.policy.to(device).encode(obs)
+
+
+class FrozenTarget(nn.Module, Generic[DenoiserT]):
+    """The target network of a consistency loss: the student without gradient, or its average.
+
+    Args:
+        student: the network that is trained.
+        decay: averaging per update, in [0, 1); 0 keeps no copy and returns the student.
+    """
+
+    def __init__(self, student: DenoiserT, *, decay: float) -> None:
+        super().__init__()
+        if not 0.0 <= decay < 1.0:
+            raise UsageError(f"target_decay is {decay}, expected a value in [0, 1)")
+        self.decay = decay
+        self.copy = copy.deepcopy(student).requires_grad_(False) if decay > 0 else None
+
+    def of(self, student: DenoiserT) -> DenoiserT:
+        """Return the network to compare with."""
+        return student if self.copy is None else self.copy
+
+    @torch.no_grad()
+    def update(self, student: DenoiserT) -> None:
+        """Average the student in."""
+        if self.copy is not None:
+            pairs = zip(self.copy.parameters(), student.parameters(), strict=True)
+            for average, current in pairs:
+                average.lerp_(current, 1.0 - self.decay)
+
+
+def check_same_task(student: GenerativePolicy, teacher: GenerativePolicy, where: str) -> None:
+    """Refuse a teacher with other observations, windows or normalizer statistics.
+
+    Raises:
+        CheckpointError: naming what differs and in which checkpoint.
+    """
+    if student.spec != teacher.spec:
+        raise CheckpointError(
+            f"teacher {where} was trained for {teacher.spec}, the student for {student.spec}; "
+            "train both on the same task with the same windows"
+        )
+    if student.normalizer.to_json() != teacher.normalizer.to_json():
+        raise CheckpointError(
+            f"teacher {where} has other normalizer statistics than this run's data; train both on "
+            "the same data and split"
+        )

@@ -1,0 +1,99 @@
+"""Distil any teacher of the library into a trajectory policy: a map between any two noise levels.
+
+Source: arXiv 2310.02279 (consistency trajectory models), 2405.07503 (Consistency Policy).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from genpolicy.algorithms.common import (
+    OptimizerSettings,
+    configure_adamw,
+    step_generator,
+    trajectory,
+)
+from genpolicy.algorithms.frozen import FrozenTarget, Teacher
+from genpolicy.denoisers import TrajectoryDenoiser
+from genpolicy.losses import TrajectoryDistillation as DistillationSettings
+from genpolicy.losses import trajectory_loss
+from genpolicy.policies import GenerativePolicy
+
+__all__ = ["TrajectoryDistillation"]
+
+
+class TrajectoryDistillation(LightningModule):
+    """Trains a map along a teacher's ODE trajectories, and to the data at once.
+
+    Args:
+        policy: the student; its denoiser is a ``TrajectoryDenoiser``.
+        teacher: checkpoint of a trained diffusion or flow policy on the same data and windows.
+        optimizer: AdamW settings.
+        seed: names the noise of every step.
+        settings: levels, solver, distance and the weights of the two losses.
+        target_decay: averaging of the frozen target per step, in [0, 1); 0 uses the student itself.
+        start_from_teacher: copy the teacher's encoder and network into the student first; they
+            mean the same where the teacher has ``precondition="edm"``.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: GenerativePolicy,
+        teacher: str,
+        optimizer: OptimizerSettings,
+        seed: int,
+        settings: DistillationSettings,
+        target_decay: float = 0.0,
+        start_from_teacher: bool = True,
+    ) -> None:
+        super().__init__()
+        student = trajectory(policy, who="TrajectoryDistillation")
+        self.teacher = Teacher(teacher, student=policy, who="TrajectoryDistillation")
+        if start_from_teacher:
+            self.teacher.start(policy)
+        self.policy = policy
+        self.optimizer_settings = optimizer
+        self.seed = seed
+        self.settings = settings
+        self.target = FrozenTarget(student, decay=target_decay)
+
+    @property
+    def denoiser(self) -> TrajectoryDenoiser:
+        """The denoiser being trained."""
+        return trajectory(self.policy, who="TrajectoryDistillation")
+
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch and named figures."""
+        clean, cond, mask = self.policy.training_pair(batch)
+        teacher_cond = self.teacher.encode(batch["obs"], device=self.device)
+        return trajectory_loss(
+            self.denoiser,
+            self.target.of(self.denoiser),
+            self.teacher.denoiser,
+            clean,
+            cond,
+            generator=generator,
+            settings=self.settings,
+            mask=mask,
+            teacher_cond=teacher_cond,
+        )
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """One step of gradient descent on ``loss``, after the target has moved to the last step's.
+
+        The target moves here and not at the end of the step, so that what is saved at the end of a
+        step does not depend on the order of the hooks.
+        """
+        if self.global_step > 0:
+            self.target.update(self.denoiser)
+        loss, metrics = self.loss(batch, step_generator(self, self.seed))
+        return {"loss": loss, "metrics": metrics}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up."""
+        return configure_adamw(self.policy, self.optimizer_settings)
