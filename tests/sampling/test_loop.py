@@ -246,7 +246,8 @@ def test_deterministic_rules_draw_no_noise():
             raise AssertionError("drawn")
 
     x, _ = start()
-    sample(ORACLE, x, grid(PATH, 3), None, rule=ddim, noise=Never())
+    silent = sample(ORACLE, x, grid(PATH, 3), None, rule=ddim, noise=Never())
+    assert torch.equal(silent, sample(ORACLE, x, grid(PATH, 3), None, rule=ddim))
 
 
 def test_coefficients_are_planned_once():
