@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,12 +19,23 @@ from genpolicy.seeding import generator_from
 __all__ = [
     "OptimizerSettings",
     "configure_adamw",
-    "flow_map",
+    "denoiser_of",
     "learning_rate_factor",
-    "posterior_mean",
     "step_generator",
-    "trajectory",
 ]
+
+
+DenoiserT = TypeVar("DenoiserT", ParameterizedDenoiser, FlowMapDenoiser, TrajectoryDenoiser)
+
+_KINDS: Mapping[type, tuple[str, str]] = {
+    ParameterizedDenoiser: (
+        "a denoiser that predicts a posterior mean",
+        "denoiser=velocity, v, noise, clean or edm",
+    ),
+    FlowMapDenoiser: ("a flow map", "denoiser=flow_map or flow_map_linear"),
+    TrajectoryDenoiser: ("a trajectory map", "denoiser=trajectory"),
+}
+"""What an error calls each kind of denoiser, and the options that build one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,45 +99,21 @@ def configure_adamw(module: torch.nn.Module, settings: OptimizerSettings) -> dic
     }
 
 
-def posterior_mean(policy: GenerativePolicy, *, who: str) -> ParameterizedDenoiser:
-    """Return the policy's denoiser, which has to predict a posterior mean.
+def denoiser_of(policy: GenerativePolicy, kind: type[DenoiserT], *, who: str) -> DenoiserT:
+    """Return the policy's denoiser, which has to be of the kind that an algorithm trains.
+
+    Args:
+        policy: the policy.
+        kind: class of denoiser.
+        who: named in the error.
 
     Raises:
-        UsageError: naming ``who`` when it is a flow map.
+        UsageError: when it is of another class, with the options that fit.
     """
-    if not isinstance(policy.denoiser, ParameterizedDenoiser):
-        raise UsageError(
-            f"{who} needs a denoiser that predicts a posterior mean, got "
-            f"{type(policy.denoiser).__name__}; use denoiser=velocity, v, noise, clean or edm"
-        )
-    return policy.denoiser
-
-
-def flow_map(policy: GenerativePolicy, *, who: str) -> FlowMapDenoiser:
-    """Return the policy's denoiser, which has to be a consistency function.
-
-    Raises:
-        UsageError: naming ``who`` when it is none.
-    """
-    if not isinstance(policy.denoiser, FlowMapDenoiser):
-        raise UsageError(
-            f"{who} needs a flow map, got {type(policy.denoiser).__name__}; use denoiser=flow_map "
-            "or flow_map_linear"
-        )
-    return policy.denoiser
-
-
-def trajectory(policy: GenerativePolicy, *, who: str) -> TrajectoryDenoiser:
-    """Return the policy's denoiser, which has to be a trajectory map.
-
-    Raises:
-        UsageError: naming ``who`` when it is none.
-    """
-    if not isinstance(policy.denoiser, TrajectoryDenoiser):
-        raise UsageError(
-            f"{who} needs a trajectory map, got {type(policy.denoiser).__name__}; use "
-            "denoiser=trajectory"
-        )
+    if not isinstance(policy.denoiser, kind):
+        wanted, options = _KINDS[kind]
+        got = type(policy.denoiser).__name__
+        raise UsageError(f"{who} needs {wanted}, got {got}; use {options}")
     return policy.denoiser
 
 

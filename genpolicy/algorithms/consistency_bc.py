@@ -14,7 +14,7 @@ from torch import Tensor
 from genpolicy.algorithms.common import (
     OptimizerSettings,
     configure_adamw,
-    flow_map,
+    denoiser_of,
     step_generator,
 )
 from genpolicy.algorithms.frozen import FrozenTarget
@@ -55,7 +55,7 @@ class ConsistencyBC(LightningModule):
     @property
     def denoiser(self) -> FlowMapDenoiser:
         """The denoiser being trained."""
-        return flow_map(self.policy, who="ConsistencyBC")
+        return denoiser_of(self.policy, FlowMapDenoiser, who="ConsistencyBC")
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and named figures."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from genpolicy.algorithms.common import (
     OptimizerSettings,
     configure_adamw,
-    flow_map,
+    denoiser_of,
     step_generator,
 )
 from genpolicy.algorithms.frozen import FrozenTarget, Teacher
@@ -52,7 +52,7 @@ class ConsistencyDistillation(LightningModule):
         start_from_teacher: bool = True,
     ) -> None:
         super().__init__()
-        student = flow_map(policy, who="ConsistencyDistillation")
+        student = denoiser_of(policy, FlowMapDenoiser, who="ConsistencyDistillation")
         self.teacher = Teacher(teacher, student=policy, who="ConsistencyDistillation")
         if start_from_teacher:
             self.teacher.start(policy)
@@ -65,7 +65,7 @@ class ConsistencyDistillation(LightningModule):
     @property
     def denoiser(self) -> FlowMapDenoiser:
         """The denoiser being trained."""
-        return flow_map(self.policy, who="ConsistencyDistillation")
+        return denoiser_of(self.policy, FlowMapDenoiser, who="ConsistencyDistillation")
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and named figures."""

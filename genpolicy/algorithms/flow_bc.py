@@ -14,7 +14,7 @@ from torch import Tensor
 from genpolicy.algorithms.common import (
     OptimizerSettings,
     configure_adamw,
-    posterior_mean,
+    denoiser_of,
     step_generator,
 )
 from genpolicy.denoisers import ParameterizedDenoiser
@@ -46,7 +46,7 @@ class FlowBC(LightningModule):
     ) -> None:
         super().__init__()
         self.policy = policy
-        posterior_mean(policy, who="FlowBC")
+        denoiser_of(policy, ParameterizedDenoiser, who="FlowBC")
         self.optimizer_settings = optimizer
         self.seed = seed
         self.times = times
@@ -55,7 +55,7 @@ class FlowBC(LightningModule):
     @property
     def denoiser(self) -> ParameterizedDenoiser:
         """The denoiser being trained."""
-        return posterior_mean(self.policy, who="FlowBC")
+        return denoiser_of(self.policy, ParameterizedDenoiser, who="FlowBC")
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and named figures."""

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from genpolicy.algorithms.common import posterior_mean
+from genpolicy.algorithms.common import denoiser_of
 from genpolicy.denoisers import FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
 from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.networks import load_teacher_weights
@@ -38,13 +38,13 @@ class Teacher:
     def __init__(self, path: str, *, student: GenerativePolicy, who: str) -> None:
         self.who = who
         self.policy = load_policy(path)
-        posterior_mean(self.policy, who=f"{who}'s teacher")
+        denoiser_of(self.policy, ParameterizedDenoiser, who=f"{who}'s teacher")
         check_same_task(student, self.policy, path)
 
     @property
     def denoiser(self) -> ParameterizedDenoiser:
         """Its denoiser."""
-        return posterior_mean(self.policy, who=f"{self.who}'s teacher")
+        return denoiser_of(self.policy, ParameterizedDenoiser, who=f"{self.who}'s teacher")
 
     def start(self, student: GenerativePolicy) -> None:
         """Copy the encoder and the network into the student.

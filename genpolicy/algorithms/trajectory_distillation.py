@@ -14,8 +14,8 @@ from torch import Tensor
 from genpolicy.algorithms.common import (
     OptimizerSettings,
     configure_adamw,
+    denoiser_of,
     step_generator,
-    trajectory,
 )
 from genpolicy.algorithms.frozen import FrozenTarget, Teacher
 from genpolicy.denoisers import TrajectoryDenoiser
@@ -52,7 +52,7 @@ class TrajectoryDistillation(LightningModule):
         start_from_teacher: bool = True,
     ) -> None:
         super().__init__()
-        student = trajectory(policy, who="TrajectoryDistillation")
+        student = denoiser_of(policy, TrajectoryDenoiser, who="TrajectoryDistillation")
         self.teacher = Teacher(teacher, student=policy, who="TrajectoryDistillation")
         if start_from_teacher:
             self.teacher.start(policy)
@@ -65,7 +65,7 @@ class TrajectoryDistillation(LightningModule):
     @property
     def denoiser(self) -> TrajectoryDenoiser:
         """The denoiser being trained."""
-        return trajectory(self.policy, who="TrajectoryDistillation")
+        return denoiser_of(self.policy, TrajectoryDenoiser, who="TrajectoryDistillation")
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and named figures."""

@@ -19,7 +19,7 @@ class Measure:
 
     Args:
         evaluation: ``every`` (steps, or None for no rollouts), ``n_episodes``, ``first_seed``,
-            ``n_envs``, ``task`` and ``metric``.
+            ``n_envs`` and ``task``.
         data: source of validation batches.
         seed: the run's seed; the same noise is used at every save.
     """

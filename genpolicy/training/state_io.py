@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -115,8 +114,3 @@ class FolderCheckpointIO(CheckpointIO):
         import shutil
 
         shutil.rmtree(path, ignore_errors=True)
-
-
-def as_plain(value: Any) -> Any:
-    """Return tensors of one element as Python numbers, everything else unchanged."""
-    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
