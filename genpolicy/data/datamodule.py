@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from genpolicy.data.batches import BatchStream, OrderedBatches
 from genpolicy.data.episodes import Array, Episodes, OnNan
 from genpolicy.data.normalizer import Mode, Normalizer
-from genpolicy.data.registry import dataset_entry, load_dataset
+from genpolicy.data.registry import dataset_entry, dataset_symmetry, load_dataset
 from genpolicy.data.windows import WindowBatch, WindowDataset, check_window_sizes
 from genpolicy.errors import UsageError
 from genpolicy.seeding import generator_from
@@ -29,7 +29,7 @@ class WindowDataModule(LightningDataModule):
     ``seed``, and batch ``k`` of a resumed run is batch ``k`` of one that was never stopped. With
     several processes each holds the whole data and gets its own ``batch_size`` windows per step.
 
-    After ``setup``: ``episodes`` (all that were read), ``train_ids`` and ``validation_ids`` (which
+    After ``setup``: ``episodes`` (all that were read, and their images), ``train_ids`` and ``validation_ids`` (which
     of them are used for what), ``normalizer`` (fitted to the training episodes), ``spec`` and
     ``fingerprint``.
 
@@ -47,6 +47,9 @@ class WindowDataModule(LightningDataModule):
         val_ratio: part of the episodes kept for validation, in [0, 1); when it is above 0, at least
             one episode.
         max_episodes: training episodes to use at most, chosen at random; None uses all.
+        symmetry: a symmetry of the task, for example ``"mirror"``; the image of every training
+            episode is added to the training data (numbered ``n_episodes`` more), that of a
+            validation episode is used for nothing. None adds nothing.
         action_normalizer: ``"min_max"``, ``"mean_std"`` or ``"identity"``.
         obs_normalizer: the same for all low-dimensional observations, or by key; images are always
             mapped to [-1, 1].
@@ -72,6 +75,7 @@ class WindowDataModule(LightningDataModule):
         batch_size: int = 256,
         val_ratio: float = 0.02,
         max_episodes: int | None = None,
+        symmetry: str | None = None,
         action_normalizer: Mode = "min_max",
         obs_normalizer: Mode | Mapping[str, Mode] = "min_max",
         on_nan: OnNan = "error",
@@ -106,6 +110,7 @@ class WindowDataModule(LightningDataModule):
             raise UsageError(f"data: val_ratio is {val_ratio}, expected 0 <= val_ratio < 1")
         if max_episodes is not None and max_episodes < 1:
             raise UsageError(f"data: max_episodes is {max_episodes}, expected at least 1 or null")
+        self._symmetry = None if symmetry is None else dataset_symmetry(task, symmetry)
         Normalizer.check_mode("action", action_normalizer)
         for key, mode in _by_key(obs_normalizer).items():
             Normalizer.check_mode(key, mode)
@@ -134,6 +139,9 @@ class WindowDataModule(LightningDataModule):
             max_episodes=self.max_episodes,
             seed=self.seed,
         )
+        if self._symmetry is not None:
+            self.train_ids = np.concatenate([self.train_ids, self.train_ids + episodes.n_episodes])
+            episodes = self._symmetry.enlarge(episodes)
         self.normalizer = Normalizer.fit(
             episodes,
             action=self.action_normalizer,
@@ -167,7 +175,7 @@ class WindowDataModule(LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the content that was read, see ``Episodes.fingerprint``."""
+        """SHA-256 of the content of ``episodes``, see ``Episodes.fingerprint``."""
         return self.episodes.fingerprint
 
     def train_dataloader(self) -> _Resuming:

@@ -27,11 +27,24 @@ import numpy as np
 
 from genpolicy.data.episodes import Array, DataSource, Episodes, OnNan, SourceKind, as_image
 from genpolicy.data.reading import DamagedFileError, require_path
+from genpolicy.data.symmetry import Symmetry
 from genpolicy.errors import DataError, UsageError, nearest
+from genpolicy.pusht_geometry import mirror_image, mirror_keypoints, mirror_point, mirror_state
 
-__all__ = ["Variant", "read_pusht"]
+__all__ = ["PUSHT_MIRROR", "Variant", "read_pusht"]
 
 Variant = Literal["keypoints", "state", "pixels"]
+
+PUSHT_MIRROR = Symmetry(
+    obs={
+        "keypoints": mirror_keypoints,
+        "state": mirror_state,
+        "agent_pos": mirror_point,
+        "image": mirror_image,
+    },
+    action=mirror_point,
+)
+"""The mirror symmetry of the table with its goal, for every variant."""
 
 _VARIANTS = ("keypoints", "state", "pixels")
 # What zarr, its codecs and zipfile raise on bytes they cannot decode.

@@ -14,8 +14,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from genpolicy.data.d4rl import read_d4rl
 from genpolicy.data.download import by_hand, download, verify_file
 from genpolicy.data.episodes import Array, Episodes
 from genpolicy.data.normalizer import Normalizer
-from genpolicy.data.pusht import Variant, read_pusht
+from genpolicy.data.pusht import PUSHT_MIRROR, Variant, read_pusht
 from genpolicy.data.reading import DamagedFileError, require_path
+from genpolicy.data.symmetry import Symmetry
 from genpolicy.errors import DataError, UsageError, nearest
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "DatasetEntry",
     "cache_dir",
     "dataset_entry",
+    "dataset_symmetry",
     "describe_dataset",
     "find_dataset",
     "generated_path",
@@ -56,6 +58,7 @@ class DatasetEntry:
         urls: addresses of the published file, tried in order; empty when there is none.
         sha256: of the first official file; None trusts and records that of the first download.
         can_generate: whether ``genpolicy data make`` makes one.
+        symmetries: known symmetries of the task by name, for ``data.symmetry``.
     """
 
     name: str
@@ -67,6 +70,7 @@ class DatasetEntry:
     urls: tuple[str, ...] = ()
     sha256: str | None = None
     can_generate: bool = False
+    symmetries: Mapping[str, Symmetry] = field(default_factory=dict[str, Symmetry])
 
     @property
     def hint(self) -> str:
@@ -108,6 +112,7 @@ def _pusht(name: str, variant: Variant, description: str) -> DatasetEntry:
         official_files=("pusht.zip", "pusht_cchi_v7_replay.zarr.zip", "pusht_cchi_v7_replay.zarr"),
         urls=("https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip",),
         sha256="63d52a114a3f010861f0181309d165b7d69133ccae426ece2fc94caed147bdf9",
+        symmetries={"mirror": PUSHT_MIRROR},
     )
 
 
@@ -151,6 +156,19 @@ def dataset_entry(task: str) -> DatasetEntry:
     if task not in DATASETS:
         raise UsageError(f"there is no data set for {task!r}; {nearest(task, DATASETS)}")
     return DATASETS[task]
+
+
+def dataset_symmetry(task: str, name: str) -> Symmetry:
+    """Return a symmetry of a task.
+
+    Raises:
+        UsageError: for an unknown task, or one without a symmetry of that name.
+    """
+    known = dataset_entry(task).symmetries
+    if name not in known:
+        offer = nearest(name, known) if known else "none is known, so set data.symmetry=null"
+        raise UsageError(f"the task {task!r} has no symmetry {name!r}; {offer}")
+    return known[name]
 
 
 def cache_dir() -> Path:

@@ -8,9 +8,46 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from genpolicy.paths import Path
 from genpolicy.shapes import Chunk, Cond, Time
 
-__all__ = ["Denoiser", "Kind", "Step", "TrackingDenoiser", "Untracked", "as_tracking"]
+__all__ = [
+    "Bound",
+    "Denoiser",
+    "Kind",
+    "SamplerClass",
+    "Step",
+    "Target",
+    "TrackingDenoiser",
+    "Untracked",
+    "as_tracking",
+    "target_of",
+]
 
 Kind: TypeAlias = Literal["posterior_mean", "flow_map"]
+
+SamplerClass: TypeAlias = Literal["ode", "sde", "corrected", "particles"]
+"""Deterministic rules; rules that add noise; either with MCMC steps; weighted particles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Which density a composition is meant to sample, and which samplers do.
+
+    Args:
+        operator: name of the operator, for example ``"product"``.
+        density: the density at the clean end, as a formula.
+        total_weight: sum of the weights of the scores; None where they vary with the state.
+        unbiased: samplers whose error vanishes with small steps and many corrections or particles.
+        refused: samplers that are so far off that using them is a mistake.
+        remedy: what to do instead of a refused one.
+        note: when the others are nearly right, in one sentence.
+    """
+
+    operator: str
+    density: str
+    total_weight: float | None
+    unbiased: tuple[SamplerClass, ...]
+    refused: tuple[SamplerClass, ...] = ()
+    remedy: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +62,9 @@ class Step:
         x_t: state at ``t``.
         x_s: state at ``s``, pinned and corrected.
         denoised: the denoised action at ``t``, clipped.
-        noise: standard normal noise that the step added; None for a deterministic step.
+        noise: noise that the step added, before ``c_noise``; None for a deterministic step.
+        c_denoised: factor of the denoised action in the step.
+        c_noise: factor of the noise; 0 for a deterministic step.
     """
 
     index: int
@@ -36,6 +75,8 @@ class Step:
     x_s: Chunk
     denoised: Chunk
     noise: Chunk | None
+    c_denoised: float = 0.0
+    c_noise: float = 0.0
 
 
 @runtime_checkable
@@ -103,8 +144,15 @@ class TrackingDenoiser(Protocol):
         """Return the denoised actions and the carry that ``advance`` needs."""
         ...
 
-    def advance(self, carry: Any, step: Step) -> Any:
-        """Return the carry after a step was taken."""
+    def shape_noise(self, noise: Chunk, carry: Any) -> Chunk:
+        """Return the noise that the step adds, for standard normal ``noise``.
+
+        Called after ``denoise`` of the step, and only where the rule adds noise.
+        """
+        ...
+
+    def advance(self, carry: Any, step: Step) -> tuple[Chunk, Any]:
+        """Return the state to go on from, usually ``step.x_s``, and the carry after the step."""
         ...
 
 
@@ -136,9 +184,48 @@ class Untracked:
         """Return the denoised actions and None."""
         return self.inner(x_t, t, cond), None
 
-    def advance(self, carry: None, step: Step) -> None:
-        """Return None."""
-        return None
+    def shape_noise(self, noise: Chunk, carry: None) -> Chunk:
+        """Return the noise as it is."""
+        return noise
+
+    def advance(self, carry: None, step: Step) -> tuple[Chunk, None]:
+        """Return the state the step went to, and None."""
+        return step.x_s, None
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A denoiser with its condition: it ignores the condition it is called with.
+
+    Members of a composition see different observations, so each brings its own condition.
+
+    Args:
+        inner: the denoiser.
+        own: its condition, one row per row of the samples.
+    """
+
+    inner: Denoiser
+    own: Cond
+
+    @property
+    def path(self) -> Path:
+        """Path of the inputs."""
+        return self.inner.path
+
+    @property
+    def kind(self) -> Kind:
+        """What the output means."""
+        return self.inner.kind
+
+    def __call__(self, x_t: Chunk, t: Time, cond: Cond = None) -> Chunk:
+        """Return the denoised actions at the own condition."""
+        return self.inner(x_t, t, self.own)
+
+
+def target_of(denoiser: Denoiser | TrackingDenoiser) -> Target | None:
+    """Return the ``target`` of a composition; None for a trained denoiser, which is its own."""
+    found = getattr(denoiser, "target", None)
+    return found if isinstance(found, Target) else None
 
 
 def as_tracking(denoiser: Denoiser | TrackingDenoiser) -> TrackingDenoiser:

@@ -15,12 +15,7 @@ is seed i, to 1e-5 px), and so do the published evaluations (seeds from 100000):
 ``start="diffusion_policy"``. With ``start="angle_first"`` the drawn position is the position.
 gym-pusht itself draws other numbers, from numpy's newer generator.
 
-Keypoints: nine points fixed to the block,
-
-    keypoint_k = position + R(angle) local_k.                                                   (2)
-
-``local`` is fitted to the official data set and reproduces its ``keypoint`` array from its
-``state`` array to 3e-5 px in frames without contact. In frames with contact the recorded keypoints
+Keypoints are those of ``genpolicy.pusht_geometry``. In frames with contact the recorded keypoints
 were taken one relaxation step later than the recorded state (99 % of all frames agree to 0.04 px,
 the worst one to 2.2 px); the environment returns those of the current state, as Diffusion Policy's
 environment does.
@@ -47,48 +42,17 @@ import numpy as np
 
 from genpolicy.envs.base import SeededEnv, check_options, import_simulator
 from genpolicy.errors import UsageError
+from genpolicy.pusht_geometry import TABLE_SIZE, block_keypoints
 
-__all__ = ["BLOCK_KEYPOINTS", "PushTEnv", "block_keypoints"]
-
-BLOCK_KEYPOINTS = np.array(
-    [
-        [9.269787, 90.040974],
-        [-60.983472, -1.186730],
-        [60.912756, -1.393364],
-        [-0.270503, 25.543625],
-        [-14.064927, 122.815854],
-        [39.002738, 32.857404],
-        [-39.966415, 32.729655],
-        [-16.824344, 62.863179],
-        [23.541461, -1.700288],
-    ]
-)
-"""``(9, 2)`` keypoints in the block's frame, in pixels and in the order of the data set."""
+__all__ = ["PushTEnv"]
 
 SUCCESS_COVERAGE = 0.95
-SIZE = 512
 _DT = 0.01
 _SUBSTEPS = 10
 _GAIN_P, _GAIN_V = 100, 20
 
 ObsKind = Literal["keypoints", "state", "pixels"]
 Start = Literal["diffusion_policy", "angle_first"]
-
-
-def block_keypoints(pose: np.ndarray) -> np.ndarray:
-    """Return the keypoints of a block (2).
-
-    Args:
-        pose: ``(..., 3)`` position in pixels and angle in radians.
-
-    Returns:
-        ``(..., 9, 2)`` in pixels.
-    """
-    pose = np.asarray(pose, dtype=np.float64)
-    cos, sin = np.cos(pose[..., 2, None]), np.sin(pose[..., 2, None])
-    x, y = BLOCK_KEYPOINTS.T
-    turned = np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1)
-    return turned + pose[..., None, :2]
 
 
 def _start_state(seed: int) -> list[float]:
@@ -176,7 +140,7 @@ class _Scene:
         import pygame
         from gym_pusht.envs.pymunk_override import DrawOptions
 
-        surface = pygame.Surface((SIZE, SIZE), depth=32)
+        surface = pygame.Surface((TABLE_SIZE, TABLE_SIZE), depth=32)
         surface.fill((255, 255, 255))
         for corners in self.goal_corners:
             points = [(round(x), round(y)) for x, y in corners.tolist()]
@@ -185,7 +149,7 @@ class _Scene:
         # Blue, green, red, unused: the order in memory of a 32-bit surface. Resizing all four
         # contiguous channels is 40 times faster than gathering three first.
         memory = memoryview(surface.get_view("0"))  # type: ignore[arg-type]
-        pixels = np.frombuffer(memory, dtype=np.uint8).reshape(SIZE, SIZE, 4)
+        pixels = np.frombuffer(memory, dtype=np.uint8).reshape(TABLE_SIZE, TABLE_SIZE, 4)
         return np.ascontiguousarray(cv2.resize(pixels, (size, size))[:, :, 2::-1])
 
 
@@ -253,7 +217,7 @@ class PushTEnv(SeededEnv):
         if obs == "pixels":
             spaces["image"] = box(0, 255, (96, 96, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(spaces)
-        self.action_space = box(0.0, float(SIZE), (2,), np.float32)
+        self.action_space = box(0.0, float(TABLE_SIZE), (2,), np.float32)
         self._scene = self._new_scene()
         self._action: np.ndarray | None = None
         self._coverage = self._max_coverage = self._max_reward = 0.0
@@ -309,7 +273,7 @@ class PushTEnv(SeededEnv):
 
         image = self._scene.draw(self._render_size)
         if self._action is not None:
-            x, y = (int(v) for v in self._action / SIZE * self._render_size)
+            x, y = (int(v) for v in self._action / TABLE_SIZE * self._render_size)
             cv2.drawMarker(
                 image,
                 (x, y),

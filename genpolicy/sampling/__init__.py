@@ -4,7 +4,7 @@ from genpolicy.denoisers import Step
 from genpolicy.paths import grid
 from genpolicy.sampling.constraints import Constraint, PinMode, Pinned, chain, clip_to, pin
 from genpolicy.sampling.diffusers_adapter import sample_with_scheduler
-from genpolicy.sampling.loop import Corrector, plan, sample
+from genpolicy.sampling.loop import Corrector, check_target, class_of, plan, sample
 from genpolicy.sampling.noise import NoiseSource, RowNoise, philox4x32
 from genpolicy.sampling.rules import (
     RULES,
@@ -21,6 +21,7 @@ from genpolicy.sampling.rules import (
     make_rule,
     midpoint,
     renoise,
+    sde,
 )
 from genpolicy.sampling.sampler import Sampler
 
@@ -39,6 +40,8 @@ __all__ = [
     "Step",
     "chain",
     "check_rule",
+    "check_target",
+    "class_of",
     "clip_to",
     "ddim",
     "ddpm",
@@ -55,4 +58,5 @@ __all__ = [
     "renoise",
     "sample",
     "sample_with_scheduler",
+    "sde",
 ]

@@ -9,7 +9,14 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from genpolicy.denoisers import Denoiser, Step, TrackingDenoiser, as_tracking
+from genpolicy.denoisers import (
+    Denoiser,
+    SamplerClass,
+    Step,
+    TrackingDenoiser,
+    as_tracking,
+    target_of,
+)
 from genpolicy.errors import UsageError
 from genpolicy.ops import affine_step
 from genpolicy.paths import Path
@@ -18,7 +25,7 @@ from genpolicy.sampling.noise import NoiseSource
 from genpolicy.sampling.rules import Coeffs, Rule, check_rule
 from genpolicy.shapes import Chunk, Cond, Time
 
-__all__ = ["Corrector", "plan", "sample"]
+__all__ = ["Corrector", "check_target", "class_of", "plan", "sample"]
 
 Denoise: TypeAlias = Callable[[Chunk, Time], Chunk]
 
@@ -74,8 +81,8 @@ def sample(
         ``(batch, horizon, action)``: the state at the last time.
 
     Raises:
-        UsageError: when the times leave the path, the rule does not fit the denoiser, or noise is
-            missing.
+        UsageError: when the times leave the path, the rule does not fit the denoiser or what it
+            composes, or noise is missing.
 
     Cost: one network evaluation per step, two where the rule has a second stage.
     """
@@ -83,6 +90,7 @@ def sample(
     values = _checked_times(times, path)
     steps = plan(rule, path, values)
     check_rule(rule, denoiser.kind, steps)
+    check_target(denoiser, class_of(steps, correct))
     constraint = Constraint() if constrain is None else constrain
     lo, hi = constraint.step_bounds
     tracked = as_tracking(denoiser)
@@ -111,7 +119,9 @@ def sample(
             current, carry = tracked.denoise(x_stage, time, cond, carry)
             earlier, c_earlier = denoised, (1.0 - stage.weight) * coeffs.c_denoised
             c_current = stage.weight * coeffs.c_denoised
-        fresh = _draw(noise, index + 1) if coeffs.c_noise != 0.0 else None
+        fresh = None
+        if coeffs.c_noise != 0.0:
+            fresh = tracked.shape_noise(_required(noise).draw(index + 1), carry)
         pinned, mask = constraint.state_at(path, s)
         x_s = affine_step(
             x,
@@ -149,8 +159,10 @@ def sample(
                 x_s=x_s,
                 denoised=constraint.clip_denoised_action(denoised),
                 noise=fresh,
+                c_denoised=coeffs.c_denoised,
+                c_noise=coeffs.c_noise,
             )
-            carry = tracked.advance(carry, step)
+            x_s, carry = tracked.advance(carry, step)
             if on_step is not None:
                 on_step(step)
         previous, x = denoised, x_s
@@ -168,6 +180,33 @@ def plan(rule: Rule, path: Path, times: tuple[float, ...]) -> tuple[Coeffs, ...]
     """
     before = (None, *times)
     return tuple(rule(path, t, s, before[i]) for i, (t, s) in enumerate(itertools.pairwise(times)))
+
+
+def class_of(steps: Sequence[Coeffs], correct: Corrector | None) -> SamplerClass:
+    """Return what kind of sampler these steps and corrections make."""
+    if correct is not None:
+        return "corrected"
+    return "sde" if any(step.c_noise != 0.0 for step in steps) else "ode"
+
+
+def check_target(denoiser: Denoiser | TrackingDenoiser, sampler: SamplerClass) -> None:
+    """Refuse a sampler that misses what a composition is meant to sample.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    target = target_of(denoiser)
+    if target is not None and sampler in target.refused:
+        kinds = {
+            "ode": "a deterministic sampler",
+            "sde": "a stochastic sampler without correction",
+            "corrected": "a sampler with MCMC corrections",
+            "particles": "weighted particles",
+        }
+        raise UsageError(
+            f"{target.operator} (target {target.density}) cannot be sampled with {kinds[sampler]}: "
+            f"{target.note or 'it does not reach the target'}; {target.remedy}"
+        )
 
 
 def _checked_times(times: Tensor | Sequence[float], path: Path) -> tuple[float, ...]:
@@ -195,10 +234,6 @@ def _required(noise: NoiseSource | None) -> NoiseSource:
             "noise=RowNoise(seeds, shape)"
         )
     return noise
-
-
-def _draw(noise: NoiseSource | None, index: int) -> Chunk:
-    return _required(noise).draw(index)
 
 
 def _bind(tracked: TrackingDenoiser, cond: Cond, carry: object) -> Denoise:

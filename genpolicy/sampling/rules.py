@@ -14,6 +14,8 @@ stepping ``dx = D dalpha + eps dsigma``, which is the probability-flow ODE of ev
     (4)  midpoint  ddim to (t + s)/2, evaluate there, and step with that D and eps
     (5)  dpmpp_2m  ddim with D_t + (D_t - D_prev) h/(2 h_prev),  h = step of log(alpha/sigma)
     (6)  renoise   c_x = 0, c_denoised = alpha_s, c_noise = sigma_s
+    (7)  sde       as (2) with keep = sigma_s r^churn,  n = sigma_s sqrt(1 - r^(2 churn)),
+                   r = alpha_t sigma_s / (alpha_s sigma_t)
 
 On LinearPath, ddim, heun and midpoint are the Euler, Heun and midpoint rules of a velocity field;
 on KarrasPath, ddim and heun are the Euler and Heun samplers of EDM.
@@ -48,6 +50,7 @@ __all__ = [
     "make_rule",
     "midpoint",
     "renoise",
+    "sde",
 ]
 
 
@@ -134,6 +137,41 @@ def ddpm(path: Path, t: float, s: float, t_prev: float | None) -> Coeffs:
     Source: arXiv 2006.11239 equation 7, the posterior variance ("fixed small").
     """
     return ddim(path, t, s, t_prev, eta=1.0)
+
+
+def sde(path: Path, t: float, s: float, t_prev: float | None, *, churn: float = 1.0) -> Coeffs:
+    """Return the step (7) of the reverse SDE with ``churn`` times the forward process's noise.
+
+    In variance-exploding coordinates (state y = x/alpha, level sigma) it is the exact step, for a
+    constant denoised action, of
+
+        dy = -(1 + churn) sigma score(y) dsigma + sqrt(2 churn sigma |dsigma|) noise,  dsigma < 0,
+
+    whose marginals are those of the probability-flow ODE for every ``churn``: 0 is ``ddim``, 1 is
+    ``ddpm``, larger values forget the state faster and correct more of what a composed score gets
+    wrong.
+
+    Args:
+        path: path of the denoiser.
+        t: time of the state.
+        s: time of the next state.
+        t_prev: not used.
+        churn: amount of noise, at least 0.
+
+    Raises:
+        UsageError: for a negative ``churn``.
+
+    Source: arXiv 2011.13456 section 4.3 for the family; the exponential step is ours.
+    """
+    if not 0.0 <= churn < math.inf:
+        raise UsageError(f"sde: churn is {churn}, expected a finite value of at least 0")
+    alpha_t, sigma_t = scalar_alpha_sigma(path, t)
+    alpha_s, sigma_s = scalar_alpha_sigma(path, s)
+    ratio = alpha_t * sigma_s / (alpha_s * sigma_t)
+    # At alpha_t = 0 the power of 0 is right: the state holds nothing that is worth keeping.
+    keep = sigma_s * ratio**churn / sigma_t
+    c_noise = sigma_s * math.sqrt(max(1.0 - ratio ** (2.0 * churn), 0.0))
+    return Coeffs(c_x=keep, c_denoised=alpha_s - alpha_t * keep, c_noise=c_noise)
 
 
 def euler(path: Path, t: float, s: float, t_prev: float | None) -> Coeffs:
@@ -232,6 +270,7 @@ RULES: Mapping[str, Callable[..., Coeffs]] = {
     "midpoint": midpoint,
     "dpmpp_2m": dpmpp_2m,
     "renoise": renoise,
+    "sde": sde,
 }
 """The rules by name."""
 

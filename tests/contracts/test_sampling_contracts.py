@@ -52,6 +52,7 @@ LARGEST_STD_ERROR = {
     "heun": 0.003,
     "midpoint": 0.003,
     "dpmpp_2m": 0.003,
+    "sde": 0.032,
 }
 
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from genpolicy.envs.pusht import PushTEnv, block_keypoints
+from genpolicy.envs.pusht import PushTEnv
+from genpolicy.pusht_geometry import block_keypoints
 from genpolicy.errors import UsageError
 
 pytestmark = pytest.mark.sim

@@ -177,8 +177,11 @@ class CountingDenoiser:
         asked, told = carry
         return self.inner(x_t, t, cond) + 100.0 * asked + told, (asked + 1, told)
 
+    def shape_noise(self, noise, carry):
+        return noise
+
     def advance(self, carry, step):
-        return (carry[0], carry[1] + 1)
+        return step.x_s, (carry[0], carry[1] + 1)
 
 
 def test_a_tracker_carries_its_state_through_the_run():

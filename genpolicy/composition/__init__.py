@@ -1,0 +1,1 @@
+"""Compositions: several denoisers as one, with the density they are meant to sample."""
