@@ -40,9 +40,10 @@ class Weighable(Protocol):
     variance-exploding coordinates). A sampler that follows that score, with any amount of noise,
     stays on ``pi_sigma`` when its paths carry the weights
 
-        d log w = rate d(ln sigma),    ln sigma decreasing.                                     (1)
+        d log w = rate |d ln sigma|,    sigma decreasing.                                       (1)
 
-    The rate of a true diffusion is 0. Source: Feynman-Kac correctors, arXiv 2503.02819.
+    With e_i the noise that member i implies and E = sum_i w_i e_i it is |E|^2 - sum_i w_i |e_i|^2
+    for a weighted sum of scores, and 0 for a true diffusion. Source: Feynman-Kac correctors, arXiv 2503.02819.
     """
 
     def weigh(
