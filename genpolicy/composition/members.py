@@ -43,7 +43,8 @@ class Weighable(Protocol):
         d log w = rate |d ln sigma|,    sigma decreasing.                                       (1)
 
     With e_i the noise that member i implies and E = sum_i w_i e_i it is |E|^2 - sum_i w_i |e_i|^2
-    for a weighted sum of scores, and 0 for a true diffusion. Source: Feynman-Kac correctors, arXiv 2503.02819.
+    for a weighted sum of scores, and 0 for a true diffusion. Source: Feynman-Kac correctors, arXiv
+    2503.02819.
     """
 
     def weigh(
