@@ -7,12 +7,17 @@ For clean actions ~ N(mean, std^2), independent entries, on any path::
     (3)  ODE trajectory:  x_s = alpha_s mean + sqrt(V_s/V_t) (x_t - alpha_t mean)
     (4)  flow map:        f(x_t, t) = x_end/alpha_end
 
+For a mixture of such Gaussians, with weights w_k and r_k the posterior of component k at x_t::
+
+    (5)  p(x_t) = sum_k w_k N(alpha mean_k, V_k,t),   E[clean | x_t] = sum_k r_k E_k[clean | x_t]
+
 ``mean`` and ``std`` are numbers or tensors that broadcast against ``(batch, horizon, action)``.
 Everything is elementwise, so row ``i`` of an answer does not depend on the other rows at all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,6 +61,48 @@ class GaussianDenoiser:
         """Return the gradient of ``log_prob``."""
         alpha, sigma = levels(self.path, t, x_t)
         return -(x_t - alpha * self.mean) / (alpha**2 * self.std**2 + sigma**2)
+
+
+@dataclass(frozen=True)
+class MixtureDenoiser:
+    """The exact posterior mean (5) of a mixture of Gaussians over whole chunks.
+
+    Args:
+        path: path of the inputs.
+        means: one per component, each a number or a tensor ``(horizon, action)``.
+        stds: one per component, of the same kinds.
+        weights: one per component, positive; they are normalized here.
+    """
+
+    path: Path
+    means: tuple[Any, ...]
+    stds: tuple[Any, ...]
+    weights: tuple[float, ...]
+    kind: ClassVar[Kind] = "posterior_mean"
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        chances = self._log_joint(x_t, t).softmax(0)
+        each = torch.stack([part(x_t, t) for part in self._parts()])
+        return (chances.reshape(*chances.shape, *(1,) * (x_t.ndim - 1)) * each).sum(0)
+
+    def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return log p(x_t) of (5), one number per row."""
+        return self._log_joint(x_t, t).logsumexp(0)
+
+    def _parts(self) -> list[GaussianDenoiser]:
+        return [
+            GaussianDenoiser(self.path, mean, std)
+            for mean, std in zip(self.means, self.stds, strict=True)
+        ]
+
+    def _log_joint(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return log w_k p_k(x_t), of shape ``(component, batch)``."""
+        total = sum(self.weights)
+        logs = [
+            part.log_prob(x_t, t) + math.log(weight / total)
+            for part, weight in zip(self._parts(), self.weights, strict=True)
+        ]
+        return torch.stack(logs)
 
 
 def gaussian_ode(path: Path, x_t: Tensor, t: Tensor, s: Tensor, *, mean: Any, std: Any) -> Tensor:
