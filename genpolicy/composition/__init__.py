@@ -1,1 +1,73 @@
 """Compositions: several denoisers as one, with the density they are meant to sample."""
+
+from genpolicy.composition.costs import (
+    Cost,
+    CostSum,
+    InBox,
+    KeepOut,
+    Smoothness,
+    SpeedLimit,
+    Waypoint,
+)
+from genpolicy.composition.endpoints import EndpointAverage, endpoint_mean
+from genpolicy.composition.guided import CostGuided
+from genpolicy.composition.members import Member, Weighable
+from genpolicy.composition.on_path import (
+    LARGEST_SIGMA,
+    OnPath,
+    Part,
+    Restricted,
+    common_path,
+    on_path,
+)
+from genpolicy.composition.particles import Particles
+from genpolicy.composition.superposed import (
+    Superposed,
+    mixture,
+    superpose_and,
+    superpose_or,
+)
+from genpolicy.composition.weighted import (
+    Weighted,
+    conjunction,
+    mean,
+    negation,
+    product,
+    rl_guidance,
+)
+from genpolicy.composition.weights import LevelWeights, Weights, WeightSchedule
+
+__all__ = [
+    "LARGEST_SIGMA",
+    "Cost",
+    "CostGuided",
+    "CostSum",
+    "EndpointAverage",
+    "InBox",
+    "KeepOut",
+    "LevelWeights",
+    "Member",
+    "OnPath",
+    "Part",
+    "Particles",
+    "Restricted",
+    "Smoothness",
+    "SpeedLimit",
+    "Superposed",
+    "Waypoint",
+    "Weighable",
+    "WeightSchedule",
+    "Weighted",
+    "Weights",
+    "common_path",
+    "conjunction",
+    "endpoint_mean",
+    "mean",
+    "mixture",
+    "negation",
+    "on_path",
+    "product",
+    "rl_guidance",
+    "superpose_and",
+    "superpose_or",
+]
