@@ -18,14 +18,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from genpolicy import compose
     from genpolicy.evaluation import evaluate
     from genpolicy.policies import load_policy
     from genpolicy.shapes import TaskSpec
 
 __version__ = "0.1.0"
 
-__all__ = ["TaskSpec", "__version__", "evaluate", "load_policy"]
+__all__ = ["TaskSpec", "__version__", "compose", "evaluate", "load_policy"]
 
+_SUBMODULES = ("compose",)
 _HOME_OF = {
     "TaskSpec": "genpolicy.shapes",
     "evaluate": "genpolicy.evaluation",
@@ -35,6 +37,8 @@ _HOME_OF = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its home on first use and keep it."""
+    if name in _SUBMODULES:
+        return importlib.import_module(f"genpolicy.{name}")
     if name not in _HOME_OF:
         from genpolicy.errors import nearest
 

@@ -80,9 +80,7 @@ def endpoint_mean(members: Sequence[Member], weights: Sequence[float]) -> Member
     found = tuple(members)
     given = fixed_weights("endpoint_mean", weights, len(found))
     if not found or min(given) < 0.0 or abs(sum(given) - 1.0) > 1e-6:
-        raise UsageError(
-            f"endpoint_mean: got weights {given}, expected at least 0 with sum 1"
-        )
+        raise UsageError(f"endpoint_mean: got weights {given}, expected at least 0 with sum 1")
     for number, member in enumerate(found):
         if member.kind != "flow_map":
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,6 +15,8 @@ from genpolicy.shapes import Obs
 
 __all__ = ["LowDimEncoder", "choose_keys"]
 
+_WAVES = (torch.sin, torch.cos)
+
 
 class LowDimEncoder(nn.Module):
     """Flattens and concatenates low-dimensional observations, in the order of their keys' names.
@@ -23,10 +26,14 @@ class LowDimEncoder(nn.Module):
         keys: keys to use; None uses all.
         out_dim: size of a learned projection; None concatenates only.
         hidden_dim: hidden units of that projection, with Mish; None makes it linear.
+        n_frequencies: adds ``sin`` and ``cos`` of ``2^k pi x`` for k below this number to every
+            entry x; networks resolve fine differences of their inputs late without. 0 adds none.
 
     Raises:
         UsageError: for a key that the observations do not have, for an image (three axes) that was
             not asked for by name, or for ``hidden_dim`` without ``out_dim``.
+
+    Source: arXiv 2006.10739 for the frequencies.
     """
 
     def __init__(
@@ -36,8 +43,14 @@ class LowDimEncoder(nn.Module):
         keys: Sequence[str] | None = None,
         out_dim: int | None = None,
         hidden_dim: int | None = None,
+        n_frequencies: int = 0,
     ) -> None:
         super().__init__()
+        if n_frequencies < 0:
+            raise UsageError(
+                f"LowDimEncoder: n_frequencies is {n_frequencies}, expected at least 0"
+            )
+        self.n_frequencies = n_frequencies
         self.keys = choose_keys("LowDimEncoder", obs_shapes, keys)
         images = [key for key in self.keys if len(obs_shapes[key]) == 3]
         if images and keys is None:
@@ -46,13 +59,17 @@ class LowDimEncoder(nn.Module):
                 "others in keys"
             )
         size = sum(torch.Size(obs_shapes[key]).numel() for key in self.keys)
+        size *= 1 + 2 * n_frequencies
         self.projection = _projection(size, out_dim, hidden_dim)
         self.obs_dim = size if out_dim is None else out_dim
 
     def forward(self, obs: Obs) -> Float[Tensor, "batch n_obs_steps obs_dim"]:
         """Return the features of each observation step."""
         parts = [obs[key].flatten(2) for key in self.keys]  # (batch, n_obs_steps, size of key)
-        return self.projection(torch.cat(parts, dim=-1))  # (batch, n_obs_steps, obs_dim)
+        features = torch.cat(parts, dim=-1)
+        angles = features * math.pi
+        waves = [wave(2.0**k * angles) for k in range(self.n_frequencies) for wave in _WAVES]
+        return self.projection(torch.cat([features, *waves], dim=-1))
 
 
 def choose_keys(

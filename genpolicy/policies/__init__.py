@@ -2,10 +2,15 @@
 
 from genpolicy.policies.base import Policy
 from genpolicy.policies.checkpoint import PolicyCard, load_policy, read_card, save_policy
+from genpolicy.policies.composed import ComposedPolicy, MemberOf
+from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.generative import GenerativePolicy, build_policy
 
 __all__ = [
+    "ComposedPolicy",
+    "DenoisingPolicy",
     "GenerativePolicy",
+    "MemberOf",
     "Policy",
     "PolicyCard",
     "build_policy",

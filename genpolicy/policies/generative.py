@@ -6,21 +6,26 @@ and the sampler they are built with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
 from genpolicy.config import build, resolve_target
 from genpolicy.data.normalizer import Normalizer
-from genpolicy.denoisers import FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
-from genpolicy.errors import NumericsError, UsageError
-from genpolicy.policies.base import check_obs
+from genpolicy.denoisers import (
+    Bound,
+    FlowMapDenoiser,
+    Kind,
+    ParameterizedDenoiser,
+    TrajectoryDenoiser,
+)
+from genpolicy.errors import UsageError
+from genpolicy.paths import Path
+from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.sampling import Sampler
-from genpolicy.seeding import fresh_seeds
 from genpolicy.shapes import Chunk, Cond, Obs, TaskSpec
 
 __all__ = ["GenerativePolicy", "PolicyDenoiser", "build_policy"]
@@ -29,7 +34,7 @@ PolicyDenoiser: TypeAlias = ParameterizedDenoiser | FlowMapDenoiser | Trajectory
 """The denoisers that are trained networks."""
 
 
-class GenerativePolicy(nn.Module):
+class GenerativePolicy(DenoisingPolicy):
     """A policy that samples chunks of actions from a learned conditional density.
 
     Args:
@@ -39,10 +44,7 @@ class GenerativePolicy(nn.Module):
             ``(batch, n_obs_steps, obs_dim)``.
         denoiser: the trained denoiser, with its path.
         sampler: rule, number of steps and grid used by ``sample``.
-        rows_per_block: rows evaluated together. Matrix products round differently at different
-            sizes, so rows are always computed in blocks of this one size (the last one padded):
-            a row's action then does not depend, to the last bit, on how many rows are asked for.
-            Larger blocks are faster for bulk sampling and slower for a single robot.
+        rows_per_block: rows evaluated together, see ``DenoisingPolicy``.
     """
 
     def __init__(
@@ -77,9 +79,18 @@ class GenerativePolicy(nn.Module):
         ).train(self.training)
 
     @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return next(self.parameters()).device
+    def path(self) -> Path:
+        """Path of the denoiser."""
+        return self.denoiser.path
+
+    @property
+    def kind(self) -> Kind:
+        """What the denoiser's output means."""
+        return self.denoiser.kind
+
+    def bind(self, obs: Obs) -> Bound:
+        """Return the denoiser with the condition of observations in physical units."""
+        return Bound(self.denoiser, self.encode(obs))
 
     def encode(self, obs: Obs) -> Cond:
         """Return the condition for observations in physical units."""
@@ -91,64 +102,6 @@ class GenerativePolicy(nn.Module):
         """Return normalized clean actions, the condition and the mask of valid entries."""
         clean = self.normalizer.normalize_action(batch["action"])
         return clean, self.encode(batch["obs"]), batch["mask"]
-
-    def sample(self, obs: Obs, *, seeds: Sequence[int] | None = None) -> Chunk:
-        """Sample one chunk of actions per row, in physical units.
-
-        Args:
-            obs: for each key ``(batch, n_obs_steps, *shape)`` in physical units, on any device.
-            seeds: one integer per row, or None for fresh ones. Row ``i`` depends on observation
-                row ``i`` and ``seeds[i]`` only, bit for bit.
-
-        Returns:
-            ``(batch, horizon, action)`` on the policy's device.
-
-        Raises:
-            UsageError: when keys, shapes or the number of seeds do not fit ``spec``.
-            NumericsError: when an action is not finite.
-
-        Cost: ``sampler.nfe`` network evaluations per block of ``rows_per_block`` rows.
-        """
-        n_rows = check_obs(obs, self.spec, seeds, who="GenerativePolicy.sample")
-        row_seeds = fresh_seeds(n_rows) if seeds is None else [int(seed) for seed in seeds]
-        if n_rows == 0:
-            return torch.zeros(0, self.spec.horizon, self.spec.action_dim, device=self.device)
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.inference_mode():
-                blocks = [
-                    self._sample_block(obs, row_seeds, start)
-                    for start in range(0, n_rows, self.rows_per_block)
-                ]
-                chunk = torch.cat(blocks)
-        finally:
-            self.train(was_training)
-        if not bool(torch.isfinite(chunk).all()):
-            bad = (~torch.isfinite(chunk)).flatten(1).any(1).nonzero().flatten().tolist()
-            raise NumericsError(
-                f"GenerativePolicy.sample: rows {bad} of {n_rows} have non-finite actions; "
-                "check the observations of these rows and the checkpoint's weights"
-            )
-        return chunk
-
-    def _sample_block(self, obs: Obs, seeds: Sequence[int], start: int) -> Chunk:
-        """Sample rows ``start : start + rows_per_block``, padding the block with its last row."""
-        stop = min(start + self.rows_per_block, len(seeds))
-        rows = torch.arange(start, start + self.rows_per_block).clamp_(max=stop - 1)
-        block = {
-            key: obs[key].index_select(0, rows.to(obs[key].device)).to(self.device)
-            for key in self.spec.obs_shapes
-        }
-        normalized = self.sampler.run(
-            self.denoiser,
-            self.encode(block),
-            seeds=[seeds[i] for i in rows.tolist()],
-            horizon=self.spec.horizon,
-            action_dim=self.spec.action_dim,
-            bounds=self.normalizer.bounds,
-        )
-        return self.normalizer.denormalize_action(normalized[: stop - start])
 
 
 def build_policy(

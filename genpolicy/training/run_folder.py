@@ -36,18 +36,25 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """Create the folder for a new run.
+        """Create the folder for a new run, over one that stopped before it trained a step.
 
         Raises:
-            UsageError: when it already holds one.
+            UsageError: when it already holds a run.
         """
-        if (self.path / "config.json").exists():
+        if self._has_begun():
             raise UsageError(
                 f"{self.path} already holds a run; continue it with `genpolicy train "
                 f"resume={self.path}`, or choose another run_dir"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "config.json", dict(config))
+
+    def _has_begun(self) -> bool:
+        """Return whether there is anything that a new run would overwrite."""
+        if not (self.path / "config.json").exists():
+            return False
+        written = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return written or any((self.path / name).exists() for name in ("state", "checkpoints"))
 
     def config(self) -> dict[str, Any]:
         """Return the run's configuration.

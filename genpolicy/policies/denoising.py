@@ -1,0 +1,147 @@
+"""What every policy of this library that acts by denoising shares: sampling in blocks of rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from genpolicy.data.normalizer import Normalizer
+from genpolicy.denoisers import Denoiser, Kind, TrackingDenoiser
+from genpolicy.errors import NumericsError
+from genpolicy.paths import Path
+from genpolicy.policies.base import check_obs
+from genpolicy.sampling import Corrector, Sampler
+from genpolicy.seeding import fresh_seeds
+from genpolicy.shapes import Chunk, Obs, TaskSpec
+
+__all__ = ["DenoisingPolicy", "Member"]
+
+Member: TypeAlias = Denoiser | TrackingDenoiser
+
+
+class DenoisingPolicy(nn.Module, ABC):
+    """A policy that denoises chunks: a trained one, or a composition of several.
+
+    Attributes:
+        spec: what it sees and returns.
+        normalizer: units of the denoiser: statistics of the actions.
+        sampler: rule, number of steps and grid used by ``sample``.
+        rows_per_block: rows evaluated together. Matrix products round differently at different
+            sizes, so rows are always computed in blocks of this one size (the last one padded): a
+            row's action then does not depend, to the last bit, on how many rows are asked for.
+            Larger blocks are faster for bulk sampling and slower for a single robot.
+    """
+
+    spec: TaskSpec
+    normalizer: Normalizer
+    sampler: Sampler
+    rows_per_block: int
+
+    @abstractmethod
+    def bind(self, obs: Obs) -> Member:
+        """Return the denoiser for observations in physical units, one row per row of them.
+
+        It works in the units of ``normalizer`` and needs no condition.
+        """
+
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """The path that ``bind``'s denoiser runs on."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind:
+        """What the denoiser's output means."""
+
+    @abstractmethod
+    def with_sampler(self, **changes: Any) -> DenoisingPolicy:
+        """Return a policy on the same weights whose sampler has the given fields changed."""
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Range of normalized actions that samples are clipped to; None where there is none."""
+        return self.normalizer.bounds
+
+    @property
+    def corrector(self) -> Corrector | None:
+        """MCMC steps between the sampler's; None for none."""
+        return None
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of the denoiser per chunk."""
+        return self.sampler.nfe(self.path)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    def sample(self, obs: Obs, *, seeds: Sequence[int] | None = None) -> Chunk:
+        """Sample one chunk of actions per row, in physical units.
+
+        Args:
+            obs: for each key ``(batch, n_obs_steps, *shape)`` in physical units, on any device.
+            seeds: one integer per row, or None for fresh ones. Row ``i`` depends on observation
+                row ``i`` and ``seeds[i]`` only, bit for bit.
+
+        Returns:
+            ``(batch, horizon, action)`` on the policy's device.
+
+        Raises:
+            UsageError: when keys, shapes or the number of seeds do not fit ``spec``.
+            NumericsError: when an action is not finite.
+
+        Cost: ``nfe`` evaluations of the denoiser per block of ``rows_per_block`` rows.
+        """
+        name = f"{type(self).__name__}.sample"
+        n_rows = check_obs(obs, self.spec, seeds, who=name)
+        row_seeds = fresh_seeds(n_rows) if seeds is None else [int(seed) for seed in seeds]
+        if n_rows == 0:
+            return torch.zeros(0, self.spec.horizon, self.spec.action_dim, device=self.device)
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                size = self.rows_per_block
+                chunk = torch.cat(
+                    [self._padded(obs, row_seeds, first) for first in range(0, n_rows, size)]
+                )
+        finally:
+            self.train(was_training)
+        if not bool(torch.isfinite(chunk).all()):
+            bad = (~torch.isfinite(chunk)).flatten(1).any(1).nonzero().flatten().tolist()
+            raise NumericsError(
+                f"{name}: rows {bad} of {n_rows} have non-finite actions; "
+                "check the observations of these rows and the checkpoint's weights"
+            )
+        return chunk
+
+    def _padded(self, obs: Obs, seeds: Sequence[int], first: int) -> Chunk:
+        """Sample rows ``first : first + rows_per_block``, padding the block with its last row."""
+        stop = min(first + self.rows_per_block, len(seeds))
+        rows = torch.arange(first, first + self.rows_per_block).clamp_(max=stop - 1)
+        block = {
+            key: obs[key].index_select(0, rows.to(obs[key].device)).to(self.device)
+            for key in self.spec.obs_shapes
+        }
+        normalized = self.sample_block(block, [seeds[i] for i in rows.tolist()])
+        return self.normalizer.denormalize_action(normalized[: stop - first])
+
+    def sample_block(self, block: Mapping[str, Tensor], seeds: Sequence[int]) -> Chunk:
+        """Sample one normalized chunk per row of a block of observations on the own device."""
+        return self.sampler.run(
+            self.bind(block),
+            None,
+            seeds=seeds,
+            horizon=self.spec.horizon,
+            action_dim=self.spec.action_dim,
+            bounds=self.bounds,
+            correct=self.corrector,
+            like=torch.empty(0, device=self.device),
+        )

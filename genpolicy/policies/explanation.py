@@ -1,0 +1,120 @@
+"""What a composed policy is, in words: members, target, samplers, cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genpolicy.denoisers import Target
+from genpolicy.policies.composed import ComposedPolicy
+from genpolicy.policies.denoising import DenoisingPolicy
+from genpolicy.sampling import class_of, plan
+
+__all__ = ["Explanation", "explain"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a policy samples; ``str()`` is for reading.
+
+    Args:
+        name: kind of policy, or the operator.
+        settings: the operator's settings, as text.
+        path: the path it runs on.
+        target: what it is meant to sample; None for a trained policy.
+        sampler: the sampler in use, as text.
+        sampler_class: ``"ode"``, ``"sde"``, ``"corrected"`` or ``"particles"``.
+        verdict: ``"exact"`` for trained policies, else ``"unbiased"``, ``"biased"`` or
+            ``"heuristic"``.
+        nfe: network evaluations per chunk and particle, those of all members together, without
+            those of a corrector.
+        n_particles: particles per chunk; 1 without particles.
+        members: the members' own explanations, with the number of each that is in use.
+    """
+
+    name: str
+    settings: str
+    path: str
+    target: Target | None
+    sampler: str
+    sampler_class: str
+    verdict: str
+    nfe: int
+    n_particles: int
+    members: tuple[tuple[int, Explanation], ...] = ()
+
+    def __str__(self) -> str:
+        """Return several lines, members indented."""
+        lines = [f"{self.name}({self.settings})", f"  path      {self.path}"]
+        if self.target is not None:
+            weight = self.target.total_weight
+            total = "varies" if weight is None else f"{weight:g}"
+            lines.append(f"  target    {self.target.density} (total weight {total})")
+            unbiased = ", ".join(self.target.unbiased) or "none"
+            lines.append(f"  unbiased  {unbiased}")
+            if self.target.refused:
+                refused = ", ".join(self.target.refused)
+                lines.append(f"  refused   {refused}: {self.target.remedy}")
+        lines.append(f"  sampler   {self.sampler} [{self.sampler_class}: {self.verdict}]")
+        if self.target is not None and self.verdict == "biased" and self.target.note:
+            lines.append(f"  note      {self.target.note}")
+        crowd = f" x {self.n_particles} particles" if self.n_particles > 1 else ""
+        lines.append(f"  cost      {self.nfe} network evaluations per chunk{crowd}")
+        for number, member in self.members:
+            first, *rest = str(member).splitlines()
+            lines.append(f"  member {number}: {first}")
+            lines += [f"    {line}" for line in rest]
+        return "\n".join(lines)
+
+
+def explain(policy: DenoisingPolicy) -> Explanation:
+    """Return what a policy samples and at what cost."""
+    steps = plan(policy.sampler.bound_rule, policy.path, policy.sampler.times_on(policy.path))
+    kind = class_of(steps, policy.corrector)
+    sampler = f"{policy.sampler.rule}, {policy.sampler.n_steps} steps on {policy.sampler.grid}"
+    if not isinstance(policy, ComposedPolicy):
+        denoiser = getattr(policy, "denoiser", None)
+        predicts = getattr(denoiser, "predicts", None)
+        settings = type(denoiser).__name__ + ("" if predicts is None else f", predicts {predicts}")
+        return Explanation(
+            name=type(policy).__name__,
+            settings=settings,
+            path=str(policy.path),
+            target=None,
+            sampler=sampler,
+            sampler_class=kind,
+            verdict="exact",
+            nfe=policy.nfe,
+            n_particles=1,
+        )
+    if policy.corrector_name is not None:
+        sampler += f", corrector {policy.corrector_name}"
+    if policy.n_particles is not None:
+        kind = "particles"
+        sampler += f", {policy.n_particles} particles"
+    members = tuple((i, explain(policy.members[i].policy)) for i in policy.used)
+    evaluations = sum(policy.evaluations_of(i) for i in policy.used)
+    return Explanation(
+        name=type(policy.operator).__name__,
+        settings=_settings(policy),
+        path=str(policy.path),
+        target=policy.target,
+        sampler=sampler,
+        sampler_class=kind,
+        verdict=_verdict(policy.target, kind),
+        nfe=policy.nfe * evaluations,
+        n_particles=policy.n_particles or 1,
+        members=members,
+    )
+
+
+def _settings(policy: ComposedPolicy) -> str:
+    values = vars(policy.operator)
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _verdict(target: Target | None, kind: str) -> str:
+    if target is None:
+        return "exact"
+    if kind in target.unbiased:
+        return "unbiased"
+    return "biased" if target.unbiased else "heuristic"
