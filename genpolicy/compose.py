@@ -10,9 +10,9 @@
     less   = compose.negation(a, b, strength=0.3)          a, but not like b
     multi  = compose.conjunction(a, conditions=[c1, c2], scale=1.2)
 
-Every result is a policy: it can be evaluated, recorded and composed again, and ``explain`` says what
-it samples. Members may differ in path, prediction type, observations, encoder, horizon and number
-of observation steps; see ``genpolicy.policies.composed`` for what is matched and what is refused.
+Every result is a policy: it can be evaluated, recorded and composed again, and ``explain`` says
+what it samples. Members may differ in path, prediction type, observations, encoder, horizon and
+number of observation steps; see ``genpolicy.policies.composed`` for what is matched and what is refused.
 
 The keyword arguments that every function takes: ``sampler`` (a ``genpolicy.sampling.Sampler``; None
 takes that of the reference), ``corrector`` and ``corrector_options`` (MCMC steps), ``n_particles``
@@ -112,7 +112,7 @@ def product(
     weights: Sequence[float] | None = None,
     **sampling: Unpack[Sampling],
 ) -> ComposedPolicy:
-    """Return the product of experts; it needs a corrector, particles, or at least a stochastic rule.
+    """Return the product of experts; it needs a corrector, particles, or a stochastic rule.
 
     Args:
         members: policies.

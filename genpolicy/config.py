@@ -8,6 +8,7 @@ have are refused with the nearest valid names.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -16,7 +17,7 @@ from typing import Any
 
 from genpolicy.errors import UsageError, nearest
 
-__all__ = ["COMPONENT_PACKAGES", "build", "resolve_target"]
+__all__ = ["COMPONENT_PACKAGES", "build", "config_of", "resolve_target"]
 
 COMPONENT_PACKAGES: tuple[str, ...] = (
     "genpolicy.paths",
@@ -92,6 +93,40 @@ def build(config: Any, *, packages: Sequence[str] = COMPONENT_PACKAGES, **extra:
     if isinstance(config, (list, tuple)):
         return [build(entry, packages=packages) for entry in config]
     return config
+
+
+def config_of(value: Any, *, packages: Sequence[str] = COMPONENT_PACKAGES) -> Any:
+    """Return plain containers from which ``build`` makes an equal object.
+
+    Args:
+        value: numbers, texts, containers, arrays, and dataclasses of ``packages``, nested.
+        packages: packages that classes may come from.
+
+    Raises:
+        UsageError: for anything else, for example a function.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): config_of(entry, packages=packages) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [config_of(entry, packages=packages) for entry in value]
+    if callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    kind = type(value)
+    target = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        known = dataclasses.is_dataclass(value) and resolve_target(target, packages=packages)
+    except UsageError:
+        known = False
+    if known is not kind:
+        name = getattr(value, "__qualname__", target)
+        raise UsageError(
+            f"{name} cannot be written to a file: only dataclasses of {', '.join(packages)} and "
+            "plain values can; use one of those, or keep it in code"
+        )
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {"_target_": target, **config_of(fields, packages=packages)}
 
 
 def _check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

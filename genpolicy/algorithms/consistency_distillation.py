@@ -32,7 +32,8 @@ class ConsistencyDistillation(LightningModule):
 
     Args:
         policy: the student; its denoiser is a flow map.
-        teacher: checkpoint of a trained diffusion or flow policy on the same data and windows.
+        teacher: checkpoint of a trained diffusion or flow policy, or of a composition of such, on
+            the same data and windows.
         optimizer: AdamW settings.
         seed: names the noise of every step.
         settings: levels, jump, solver, weighting and distance.
@@ -70,17 +71,16 @@ class ConsistencyDistillation(LightningModule):
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and named figures."""
         clean, cond, mask = self.policy.training_pair(batch)
-        teacher_cond = self.teacher.encode(batch["obs"], device=self.device)
+        teacher = self.teacher.bind(batch["obs"], device=self.device)
         return consistency_distillation_loss(
             self.denoiser,
             self.target.of(self.denoiser),
-            self.teacher.denoiser,
+            teacher,
             clean,
             cond,
             generator=generator,
             settings=self.settings,
             mask=mask,
-            teacher_cond=teacher_cond,
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from genpolicy.algorithms.common import denoiser_of
-from genpolicy.denoisers import FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
+from genpolicy.denoisers import Denoiser, FlowMapDenoiser, TrajectoryDenoiser
 from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.networks import load_teacher_weights
-from genpolicy.policies import GenerativePolicy, load_policy
-from genpolicy.shapes import Cond, Obs
+from genpolicy.policies import ComposedPolicy, DenoisingPolicy, GenerativePolicy, load_policy
+from genpolicy.sampling import check_target
+from genpolicy.shapes import Obs
 
 __all__ = ["FrozenTarget", "Teacher"]
 
@@ -21,7 +21,7 @@ DenoiserT = TypeVar("DenoiserT", FlowMapDenoiser, TrajectoryDenoiser)
 
 
 class Teacher:
-    """A trained diffusion or flow policy that a student imitates.
+    """A trained diffusion or flow policy, or a composition of such, that a student imitates.
 
     It is no module, so that a LightningModule that holds it neither trains, averages nor saves it.
 
@@ -32,33 +32,50 @@ class Teacher:
 
     Raises:
         CheckpointError: when the teacher has other observations, windows or statistics.
-        UsageError: when it predicts no posterior mean.
+        UsageError: when it predicts no posterior mean, or is a composition that the ODE of
+            distillation does not sample.
     """
 
     def __init__(self, path: str, *, student: GenerativePolicy, who: str) -> None:
         self.who = who
         self.policy = load_policy(path)
-        denoiser_of(self.policy, ParameterizedDenoiser, who=f"{who}'s teacher")
+        if self.policy.kind != "posterior_mean":
+            raise UsageError(
+                f"{who}'s teacher {path} is a consistency policy, which has no ODE; distil a "
+                "diffusion or flow policy, or a composition of such"
+            )
+        if isinstance(self.policy, ComposedPolicy) and self.policy.target is not None:
+            check_target(self.policy.target, "ode")
         check_same_task(student, self.policy, path)
 
-    @property
-    def denoiser(self) -> ParameterizedDenoiser:
-        """Its denoiser."""
-        return denoiser_of(self.policy, ParameterizedDenoiser, who=f"{self.who}'s teacher")
-
     def start(self, student: GenerativePolicy) -> None:
-        """Copy the encoder and the network into the student.
+        """Copy the encoder and the network into the student; of a composition, the reference's.
 
         Raises:
             CheckpointError: when they differ in size.
+            UsageError: when the reference is a composition itself.
         """
-        load_teacher_weights(student.encoder, self.policy.encoder.state_dict())
-        load_teacher_weights(student.denoiser.network, self.denoiser.network.state_dict())
+        source = self.policy
+        if isinstance(source, ComposedPolicy):
+            source = source.members[source.reference].policy
+        if not isinstance(source, GenerativePolicy):
+            raise UsageError(
+                f"{self.who}: a {type(source).__name__} has no network to start from; set "
+                "algorithm.start_from_teacher=false"
+            )
+        load_teacher_weights(student.encoder, source.encoder.state_dict())
+        load_teacher_weights(student.denoiser.network, source.denoiser.network.state_dict())
 
     @torch.no_grad()
-    def encode(self, obs: Obs, *, device: torch.device) -> Cond:
-        """Return its own condition for a batch, after moving it to ``device``."""
-        return self.policy.to(device).encode(obs)
+    def bind(self, obs: Obs, *, device: torch.device) -> Denoiser:
+        """Return its denoiser for the observations of a batch, after moving it to ``device``."""
+        bound = self.policy.to(device).bind(obs)
+        if not isinstance(bound, Denoiser):
+            raise UsageError(
+                f"{self.who}'s teacher follows its trajectory (superposition or particles), which "
+                "distillation does not; use a mean, guidance or negation"
+            )
+        return bound
 
 
 class FrozenTarget(nn.Module, Generic[DenoiserT]):
@@ -89,7 +106,7 @@ class FrozenTarget(nn.Module, Generic[DenoiserT]):
                 average.lerp_(current, 1.0 - self.decay)
 
 
-def check_same_task(student: GenerativePolicy, teacher: GenerativePolicy, where: str) -> None:
+def check_same_task(student: GenerativePolicy, teacher: DenoisingPolicy, where: str) -> None:
     """Refuse a teacher with other observations, windows or normalizer statistics.
 
     Raises:

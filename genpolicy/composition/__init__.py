@@ -1,13 +1,16 @@
 """Compositions: several denoisers as one, with the density they are meant to sample."""
 
 from genpolicy.composition.costs import (
+    ActionIsPosition,
     Cost,
     CostSum,
     InBox,
     KeepOut,
+    PointMass,
     Smoothness,
     SpeedLimit,
     Waypoint,
+    bind_cost,
 )
 from genpolicy.composition.endpoints import EndpointAverage, endpoint_mean
 from genpolicy.composition.guided import CostGuided
@@ -39,6 +42,7 @@ from genpolicy.composition.weights import LevelWeights, Weights, WeightSchedule
 
 __all__ = [
     "LARGEST_SIGMA",
+    "ActionIsPosition",
     "Cost",
     "CostGuided",
     "CostSum",
@@ -50,6 +54,7 @@ __all__ = [
     "OnPath",
     "Part",
     "Particles",
+    "PointMass",
     "Restricted",
     "Smoothness",
     "SpeedLimit",
@@ -59,6 +64,7 @@ __all__ = [
     "WeightSchedule",
     "Weighted",
     "Weights",
+    "bind_cost",
     "common_path",
     "conjunction",
     "endpoint_mean",

@@ -84,8 +84,8 @@ def endpoint_mean(members: Sequence[Member], weights: Sequence[float]) -> Member
     for number, member in enumerate(found):
         if member.kind != "flow_map":
             raise UsageError(
-                f"endpoint_mean: member {number} is no consistency policy; use mean, which is exact "
-                "for policies that predict a posterior mean"
+                f"endpoint_mean: member {number} is no consistency policy; use mean, which is "
+                "exact for policies that predict a posterior mean"
             )
         if member.path != found[0].path:
             raise UsageError(

@@ -68,8 +68,9 @@ def units_between(reference: Normalizer, member: MemberOf, *, number: int) -> Un
     if (fixed != own_fixed).any() or (np.abs(center - own_center)[both] > _SAME * scale).any():
         raise UsageError(
             f"compose: member {number} has constant action entries "
-            f"{np.flatnonzero(own_fixed).tolist()}, the reference {np.flatnonzero(fixed).tolist()}, "
-            "or other values there; train both on data in which the same entries vary"
+            f"{np.flatnonzero(own_fixed).tolist()}, the reference "
+            f"{np.flatnonzero(fixed).tolist()}, or other values there; train both on data "
+            "in which the same entries vary"
         )
     if both.all():
         return Units()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +26,29 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from genpolicy.config import config_of
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.files import publish_folder, sha256_of, write_json
+from genpolicy.policies.composed import ComposedPolicy
+from genpolicy.policies.composition_checkpoint import (
+    is_composition,
+    load_composition,
+    save_composition,
+)
+from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.generative import GenerativePolicy, build_policy
 from genpolicy.shapes import TaskSpec
 
-__all__ = ["PolicyCard", "installed_versions", "load_policy", "read_card", "save_policy"]
+__all__ = [
+    "PolicyCard",
+    "installed_versions",
+    "load_policy",
+    "read_card",
+    "resolve_checkpoint",
+    "save",
+    "save_policy",
+]
 
 SCHEMA_VERSION = 1
 _CARD = "policy.json"
@@ -119,7 +135,34 @@ def save_policy(
     return target
 
 
-def _resolve(path: str | Path) -> Path:
+def save(policy: DenoisingPolicy, path: str | Path) -> Path:
+    """Write a policy that was loaded, with its present sampler, or a composition of such.
+
+    Args:
+        path: the folder to create or replace.
+        policy: the policy.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: for a policy that was not loaded from a checkpoint, or a composition with a
+            function in it.
+    """
+    if isinstance(policy, ComposedPolicy):
+        return save_composition(policy, path, save_member=save)
+    if not isinstance(policy, GenerativePolicy) or policy.card is None:
+        raise UsageError(
+            f"save: got a {type(policy).__name__} that no checkpoint was loaded into, so its "
+            "configuration is unknown; write it with save_policy(path, card, weights)"
+        )
+    settings = {**policy.card.policy, "sampler": config_of(policy.sampler)}
+    settings["rows_per_block"] = policy.rows_per_block
+    card = replace(policy.card, policy=settings, weights={})
+    return save_policy(path, card, {"ema": policy.state_dict()})
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
     """Return the checkpoint folder meant by ``path``: it, a run's ``last``, or a shipped name."""
     given = Path(path)
     shipped = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -139,7 +182,7 @@ def read_card(path: str | Path) -> PolicyCard:
     Raises:
         CheckpointError: when the folder or file is missing, not JSON, or of a newer schema.
     """
-    folder = _resolve(path)
+    folder = resolve_checkpoint(path)
     try:
         content = json.loads((folder / _CARD).read_text(encoding="utf-8"))
         schema = int(content["schema_version"])
@@ -163,8 +206,8 @@ def read_card(path: str | Path) -> PolicyCard:
 
 def load_policy(
     path: str | Path, *, weights: Weights = "ema", device: torch.device | str | None = None
-) -> GenerativePolicy:
-    """Load a trained policy, ready to act.
+) -> DenoisingPolicy:
+    """Load a trained or composed policy, ready to act.
 
     Args:
         path: a checkpoint folder (``runs/.../last``), a run folder, or the name of a folder under
@@ -175,7 +218,10 @@ def load_policy(
     Raises:
         CheckpointError: when anything is missing, damaged, of another shape or not finite.
     """
-    folder = _resolve(path)
+    folder = resolve_checkpoint(path)
+    if is_composition(folder):
+        loaded = load_composition(folder, load_member=lambda p: load_policy(p, weights=weights))
+        return loaded if device is None else loaded.to(device)
     card = read_card(folder)
     if not card.normalizer:
         raise CheckpointError(
@@ -188,6 +234,7 @@ def load_policy(
     except UsageError as error:
         raise CheckpointError(f"{folder}: its configuration does not build: {error}") from error
     load_weights(policy, folder, card, weights)
+    policy.card = card
     policy.eval().requires_grad_(False)
     return policy if device is None else policy.to(device)
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from genpolicy.composition import LARGEST_SIGMA, Part, Particles, common_path, on_path
-from genpolicy.denoisers import Kind, Target, target_of
-from genpolicy.errors import UsageError
+from genpolicy.denoisers import Kind, Target, as_tracking, target_of
+from genpolicy.errors import NumericsError, UsageError
 from genpolicy.paths import Path
 from genpolicy.policies.alignment import Units, joint_spec, units_between
 from genpolicy.policies.denoising import DenoisingPolicy, Member
@@ -127,7 +127,7 @@ class ComposedPolicy(DenoisingPolicy):
         start = chosen.sampler if sampler is None else sampler
         # The annealed product starts narrower than its members by the root of their total weight.
         self.sampler = replace(start, init_scale=start.init_scale * total**-0.5)
-        self.explanation_target = target_of(self._unbound())
+        self._target = target_of(self._unbound())
         self._check_sampler()
 
     @property
@@ -143,7 +143,7 @@ class ComposedPolicy(DenoisingPolicy):
     @property
     def target(self) -> Target | None:
         """What it is meant to sample; None where one member is left, which is its own target."""
-        return self.explanation_target
+        return self._target
 
     @property
     def corrector(self) -> Corrector | None:
@@ -199,16 +199,28 @@ class ComposedPolicy(DenoisingPolicy):
 
     def bind(self, obs: Obs) -> Member:
         """Return the composition for observations in physical units, one row per row of them."""
-        bound: list[Member] = []
+        members = list(self.bound_members(obs).values())
+        return self.operator.build(members, obs=obs, normalizer=self.normalizer)
+
+    def bound_members(self, obs: Obs) -> dict[int, Member]:
+        """Return the denoisers of the members in use, by number, as the composition sees them.
+
+        Args:
+            obs: observations of the composition in physical units.
+        """
+        bound: dict[int, Member] = {}
         for i in self.used:
             member = self.members[i]
-            bound.append(self._aligned(i, member.policy.bind(self._own_obs(member, obs))))
-        return self.operator.build(bound, obs=obs, normalizer=self.normalizer)
+            bound[i] = self._aligned(i, member.policy.bind(self._own_obs(member, obs)))
+        return bound
 
     def sample_block(self, block: Mapping[str, Tensor], seeds: Sequence[int]) -> Chunk:
         """Sample one normalized chunk per row; with particles, each row from a group of them."""
         if self.n_particles is None:
-            return super().sample_block(block, seeds)
+            chunk = super().sample_block(block, seeds)
+            if not bool(torch.isfinite(chunk).all()):
+                self._name_diverging(block, seeds)
+            return chunk
         rows: list[Chunk] = []
         for i, seed in enumerate(seeds):
             if (
@@ -242,6 +254,28 @@ class ComposedPolicy(DenoisingPolicy):
             like=torch.empty(0, device=self.device),
         )
         return particles[:1]
+
+    def _name_diverging(self, block: Mapping[str, Tensor], seeds: Sequence[int]) -> None:
+        """Raise an error that names the members whose first denoised actions are not finite."""
+        shape = (self.spec.horizon, self.spec.action_dim)
+        noise = RowNoise(seeds, shape, device=self.device).draw(0)
+        t = noise.new_full((len(seeds),), self.sampler.times_on(self.path)[0])
+        bad: list[int] = []
+        for i, member in self.bound_members(block).items():
+            tracked = as_tracking(member)
+            denoised, _ = tracked.denoise(noise, t, None, tracked.start(noise, None))
+            if not bool(torch.isfinite(denoised).all()):
+                bad.append(i)
+        blame = ", ".join(f"member {i}" for i in bad)
+        raise NumericsError(
+            f"ComposedPolicy.sample: {blame or 'the composition'} gave actions that are not "
+            "finite; "
+            + (
+                "check that checkpoint and its observations"
+                if bad
+                else "every member is finite alone: lower the weights, scales or step sizes"
+            )
+        )
 
     def _own_obs(self, member: MemberOf, obs: Obs) -> dict[str, Tensor]:
         """Return the keys and the last observations that a member sees."""
@@ -297,4 +331,4 @@ class ComposedPolicy(DenoisingPolicy):
         steps = plan(self.sampler.bound_rule, self.path, self.sampler.times_on(self.path))
         check_rule(self.sampler.bound_rule, self.kind, steps)
         if self.n_particles is None:
-            check_target(self._unbound(), class_of(steps, self.corrector))
+            check_target(self.target, class_of(steps, self.corrector))

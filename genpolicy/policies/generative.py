@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.sampling import Sampler
 from genpolicy.shapes import Chunk, Cond, Obs, TaskSpec
 
+if TYPE_CHECKING:
+    from genpolicy.policies.checkpoint import PolicyCard
+
 __all__ = ["GenerativePolicy", "PolicyDenoiser", "build_policy"]
 
 PolicyDenoiser: TypeAlias = ParameterizedDenoiser | FlowMapDenoiser | TrajectoryDenoiser
@@ -45,6 +48,9 @@ class GenerativePolicy(DenoisingPolicy):
         denoiser: the trained denoiser, with its path.
         sampler: rule, number of steps and grid used by ``sample``.
         rows_per_block: rows evaluated together, see ``DenoisingPolicy``.
+
+    Attributes:
+        card: what its checkpoint says of it; None for a policy that was not loaded from one.
     """
 
     def __init__(
@@ -65,18 +71,21 @@ class GenerativePolicy(DenoisingPolicy):
         self.encoder = encoder
         self.denoiser: PolicyDenoiser = denoiser
         self.sampler = sampler
+        self.card: PolicyCard | None = None
         self.rows_per_block = rows_per_block
 
     def with_sampler(self, **changes: Any) -> GenerativePolicy:
         """Return a policy on the same weights whose sampler has the given fields changed."""
-        return GenerativePolicy(
+        changed = GenerativePolicy(
             spec=self.spec,
             normalizer=self.normalizer,
             encoder=self.encoder,
             denoiser=self.denoiser,
             sampler=replace(self.sampler, **changes),
             rows_per_block=self.rows_per_block,
-        ).train(self.training)
+        )
+        changed.card = self.card
+        return changed.train(self.training)
 
     @property
     def path(self) -> Path:

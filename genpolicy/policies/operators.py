@@ -157,7 +157,7 @@ class Conjunction:
 
 @dataclass(frozen=True, kw_only=True)
 class Superposition:
-    """SuperDiff: ``"or"`` is the mixture by tracked log-densities, ``"and"`` their equal likelihood.
+    """SuperDiff: ``"or"`` is the mixture by tracked log-densities, ``"and"`` equal likelihood.
 
     Args:
         mode: ``"or"`` or ``"and"``.
@@ -214,12 +214,9 @@ class CostGuidance:
         if self.scale == 0.0:
             return members[0]
 
-        def cost(actions: Chunk) -> Tensor:
-            return self.cost(actions, obs)
-
         return composition.CostGuided(
             inner=members[0],
-            cost=cost,
+            cost=composition.bind_cost(self.cost, obs),
             scale=self.scale,
             to_physical=normalizer.denormalize_action,
             **self.options,
@@ -257,5 +254,7 @@ def _resolved(weights: Any, obs: Obs) -> Weights | Sequence[float]:
     if isinstance(weights, (WeightSchedule, Tensor)):
         return weights
     if callable(weights):
-        return weights(obs)
+        found = weights(obs)
+        assert isinstance(found, Tensor)
+        return found
     return [w for w in weights if w != 0.0]

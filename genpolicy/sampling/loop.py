@@ -13,6 +13,7 @@ from genpolicy.denoisers import (
     Denoiser,
     SamplerClass,
     Step,
+    Target,
     TrackingDenoiser,
     as_tracking,
     target_of,
@@ -90,7 +91,7 @@ def sample(
     values = _checked_times(times, path)
     steps = plan(rule, path, values)
     check_rule(rule, denoiser.kind, steps)
-    check_target(denoiser, class_of(steps, correct))
+    check_target(target_of(denoiser), class_of(steps, correct))
     constraint = Constraint() if constrain is None else constrain
     lo, hi = constraint.step_bounds
     tracked = as_tracking(denoiser)
@@ -189,13 +190,16 @@ def class_of(steps: Sequence[Coeffs], correct: Corrector | None) -> SamplerClass
     return "sde" if any(step.c_noise != 0.0 for step in steps) else "ode"
 
 
-def check_target(denoiser: Denoiser | TrackingDenoiser, sampler: SamplerClass) -> None:
+def check_target(target: Target | None, sampler: SamplerClass) -> None:
     """Refuse a sampler that misses what a composition is meant to sample.
+
+    Args:
+        target: of the composition; None, for a trained denoiser, refuses nothing.
+        sampler: kind of sampler.
 
     Raises:
         UsageError: with the remedy.
     """
-    target = target_of(denoiser)
     if target is not None and sampler in target.refused:
         kinds = {
             "ode": "a deterministic sampler",

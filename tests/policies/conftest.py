@@ -80,3 +80,15 @@ def checkpoint(tmp_path, make_policy, normalizer):
     weights = make_policy().state_dict()
     raw = {k: v + 1 if v.is_floating_point() else v for k, v in weights.items()}
     return save_policy(tmp_path / "ckpt", card, {"ema": weights, "raw": raw})
+
+
+@pytest.fixture
+def checkpoint_of(tmp_path, make_policy, normalizer):
+    """Return a function: kind to the folder of a saved policy of that kind."""
+
+    def save_one(kind):
+        card = PolicyCard(policy=config(kind), spec=SPEC, normalizer=normalizer.to_json())
+        weights = make_policy(kind).state_dict()
+        return save_policy(tmp_path / f"parent-{kind}", card, {"ema": weights})
+
+    return save_one

@@ -6,9 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from genpolicy import compose
 from genpolicy.cli.compose_config import compose_config
 from genpolicy.errors import NumericsError, UsageError
 from genpolicy.policies import load_policy, read_card
+from genpolicy.policies.checkpoint import save
+from genpolicy.sampling import Sampler
 from genpolicy.training import fit, resume, train
 from genpolicy.training.callbacks import SaveRun
 
@@ -82,6 +85,22 @@ def test_a_consistency_policy_is_distilled_from_a_trained_teacher(tiny_config):
     assert policy.denoiser.kind == "flow_map"
     assert policy.sampler.nfe(policy.denoiser.path) == 2
     assert torch.isfinite(policy.sample(OBS, seeds=range(3))).all()
+
+
+def test_a_composition_is_distilled(tiny_config, tmp_path):
+    diffusion = ["algorithm=diffusion_bc", "path=cosine", "denoiser=v", "sampler=ddim"]
+    flow = load_policy(train(tiny_config(run="flow"), progress=False))
+    other = load_policy(train(tiny_config(*diffusion, run="diffusion"), progress=False))
+    folder = save(compose.mean([flow, other], [0.5, 0.5]), tmp_path / "both")
+    overrides = ["experiment=maze2d_umaze_consistency", f"algorithm.teacher='{folder}'"]
+    student = load_policy(train(tiny_config(*overrides, run="s"), progress=False))
+    assert student.kind == "flow_map"
+    assert student.sample(OBS, seeds=range(3)).isfinite().all()
+    sampler = Sampler(rule="ddpm", n_steps=5)
+    product = save(compose.product([flow, other], sampler=sampler), tmp_path / "product")
+    refused = tiny_config(*overrides[:1], f"algorithm.teacher='{product}'", run="refused")
+    with pytest.raises(UsageError, match="product"):
+        train(refused, progress=False)
 
 
 @pytest.mark.parametrize("start_from_teacher", ["true", "false"])

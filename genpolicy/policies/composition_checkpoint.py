@@ -1,0 +1,139 @@
+"""Compositions on disk: a folder with the recipe in JSON and its members' checkpoints in it.
+
+::
+
+    policy.json          "kind": "composition", operator, sampler, corrector, particles, members
+    members/0, 1, ...    the members' own checkpoints, compositions among them
+
+It is self-contained, and like every checkpoint nothing in it is executed on loading.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genpolicy.config import build, config_of
+from genpolicy.errors import CheckpointError, UsageError
+from genpolicy.files import publish_folder, write_json
+from genpolicy.policies.composed import ComposedPolicy, MemberOf
+from genpolicy.policies.denoising import DenoisingPolicy
+
+__all__ = ["is_composition", "load_composition", "save_composition"]
+
+SCHEMA_VERSION = 1
+_RECIPE = "policy.json"
+
+
+def is_composition(folder: Path) -> bool:
+    """Return whether a checkpoint folder holds a composition."""
+    try:
+        return json.loads((folder / _RECIPE).read_text(encoding="utf-8"))["kind"] == "composition"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def save_composition(
+    policy: ComposedPolicy, path: str | Path, *, save_member: Callable[[DenoisingPolicy, Path], Any]
+) -> Path:
+    """Write a composition with all its members, atomically.
+
+    Args:
+        policy: the composition.
+        path: the folder to create or replace.
+        save_member: writes one member's checkpoint.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: when the operator holds a function, or a member was never saved itself.
+    """
+    recipe = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "composition",
+        "operator": config_of(policy.operator),
+        "sampler": None if policy.given_sampler is None else config_of(policy.given_sampler),
+        "corrector": policy.corrector_name,
+        "corrector_options": config_of(policy.corrector_options),
+        "n_particles": policy.n_particles,
+        "reference": policy.reference,
+        "rows_per_block": policy.rows_per_block,
+        "members": [_member_entry(i, member) for i, member in enumerate(policy.members)],
+    }
+    target = Path(path)
+    with publish_folder(target) as stage:
+        for entry, member in zip(recipe["members"], policy.members, strict=True):
+            save_member(member.policy, stage / entry["folder"])
+        write_json(stage / _RECIPE, recipe)
+    return target
+
+
+def load_composition(
+    folder: Path, *, load_member: Callable[[Path], DenoisingPolicy]
+) -> ComposedPolicy:
+    """Load a composition and its members.
+
+    Args:
+        folder: the checkpoint.
+        load_member: loads one member's checkpoint.
+
+    Raises:
+        CheckpointError: when it is damaged, of a newer schema, or does not build.
+    """
+    content: Mapping[str, Any] = json.loads((folder / _RECIPE).read_text(encoding="utf-8"))
+    if int(content.get("schema_version", 0)) > SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{folder} is a composition of schema {content['schema_version']}, this genpolicy "
+            f"reads up to {SCHEMA_VERSION}; it needs a newer version"
+        )
+    try:
+        members = [
+            MemberOf(
+                policy=load_member(folder / str(entry["folder"])),
+                dims=entry["dims"],
+                fixed_obs=_tensors(entry["fixed_obs"]),
+            )
+            for entry in content["members"]
+        ]
+        composed = ComposedPolicy(
+            members,
+            build(content["operator"]),
+            sampler=build(content["sampler"]),
+            corrector=content["corrector"],
+            corrector_options=content["corrector_options"],
+            n_particles=content["n_particles"],
+            reference=int(content["reference"]),
+            rows_per_block=int(content["rows_per_block"]),
+        )
+    except (KeyError, TypeError, UsageError) as error:
+        raise CheckpointError(f"{folder}: its composition does not build: {error}") from error
+    return composed.eval()
+
+
+def _member_entry(number: int, member: MemberOf) -> dict[str, Any]:
+    fixed = member.fixed_obs
+    return {
+        "folder": f"members/{number}",
+        "dims": None if member.dims is None else list(member.dims),
+        # NaN stands for an absent observation, and JSON has none.
+        "fixed_obs": None
+        if fixed is None
+        else {
+            key: [None if v != v else v for v in value.flatten().tolist()]
+            for key, value in fixed.items()
+        },
+    }
+
+
+def _tensors(fixed: Mapping[str, list[float | None]] | None) -> dict[str, torch.Tensor] | None:
+    if fixed is None:
+        return None
+    return {
+        key: torch.tensor([torch.nan if v is None else v for v in values])
+        for key, values in fixed.items()
+    }
