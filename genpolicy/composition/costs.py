@@ -11,16 +11,15 @@ observation: the first ``n_obs_steps - 1`` entries are past and do not count. Wi
 (an empty mapping) every entry counts.
 
 Where the agent is at each step is the business of ``genpolicy.composition.positions``. Costs are
-frozen values of plain numbers; ``cost_config`` makes JSON of them for ``genpolicy.config.build``.
+frozen values of plain numbers; ``genpolicy.config.config_of`` makes JSON of them for ``build``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -45,6 +44,7 @@ __all__ = [
     "ActionIsPosition",
     "BoundCost",
     "Cost",
+    "CostFunction",
     "CostSum",
     "InBox",
     "KeepOut",
@@ -54,7 +54,6 @@ __all__ = [
     "SpeedLimit",
     "Waypoint",
     "bind_cost",
-    "cost_config",
 ]
 
 _ACTION = ActionIsPosition()
@@ -71,6 +70,10 @@ class Cost(Protocol):
     def violation(self, actions: Chunk, obs: Obs) -> Float[Tensor, " batch"]:
         """Return the depth of each row's worst violation, 0 where the constraint holds."""
         ...
+
+
+CostFunction: TypeAlias = Callable[[Chunk, Obs], Float[Tensor, " batch"]]
+"""What guidance needs of a cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,7 +334,7 @@ class CostSum:
 class BoundCost:
     """A cost with its observations, as a function of the actions alone; see ``bind_cost``."""
 
-    cost: Cost
+    cost: CostFunction
     obs: Obs
 
     def __call__(self, actions: Chunk) -> Float[Tensor, " batch"]:
@@ -339,15 +342,23 @@ class BoundCost:
         return self.cost(actions, self.obs)
 
     def violation(self, actions: Chunk) -> Float[Tensor, " batch"]:
-        """Return the depth of each row's worst violation."""
+        """Return the depth of each row's worst violation.
+
+        Raises:
+            UsageError: for a plain function, which has none.
+        """
+        if not isinstance(self.cost, Cost):
+            raise UsageError(
+                "violation: the cost is a plain function; give it a violation(actions, obs) as well"
+            )
         return self.cost.violation(actions, self.obs)
 
 
-def bind_cost(cost: Cost, obs: Obs, *, repeats: int = 1) -> BoundCost:
+def bind_cost(cost: CostFunction, obs: Obs, *, repeats: int = 1) -> BoundCost:
     """Return a cost of actions alone, as ``CostGuided`` takes it.
 
     Args:
-        cost: the cost.
+        cost: the cost, or a function of actions and observations.
         obs: observations by key ``(batch, n_obs_steps, ...)``, physical units. Copies are kept, so
             that observations of inference mode can take part in a gradient.
         repeats: consecutive rows of actions per row of observations, at least 1, for groups of
@@ -361,32 +372,6 @@ def bind_cost(cost: Cost, obs: Obs, *, repeats: int = 1) -> BoundCost:
     with torch.inference_mode(False):
         kept = {key: value.clone().repeat_interleave(repeats, 0) for key, value in obs.items()}
     return BoundCost(cost, kept)
-
-
-def cost_config(cost: Any) -> dict[str, Any]:
-    """Return a cost as plain containers that JSON holds and ``genpolicy.config.build`` reads.
-
-    Args:
-        cost: a cost or a position source of this module.
-
-    Raises:
-        UsageError: for anything else.
-    """
-    kind = cast("type[Any]", type(cost))
-    is_ours = globals().get(kind.__name__) is kind and kind.__name__ in __all__
-    if not is_ours or kind is BoundCost:
-        raise UsageError(
-            f"cost_config: got a {kind.__name__}, expected a cost of {__name__}; keep other costs "
-            "in code"
-        )
-    values = {field.name: _plain(getattr(cost, field.name)) for field in dataclasses.fields(cost)}
-    return {"_target_": f"{__name__}.{kind.__name__}", **values}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in cast("Sequence[Any]", value)]
-    return value if isinstance(value, (int, float, str, type(None))) else cost_config(value)
 
 
 def _half_square(excess: Tensor) -> Tensor:

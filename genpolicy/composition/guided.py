@@ -32,7 +32,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -95,7 +95,6 @@ class CostGuided:
     gradient: Gradient = "through"
     interval: tuple[float, float] = (0.0, math.inf)
     max_ratio: float | None = 1.0
-    kind: ClassVar[Kind] = "posterior_mean"
 
     def __post_init__(self) -> None:
         check_members("CostGuided", (self.inner,))
@@ -121,6 +120,11 @@ class CostGuided:
                 f"CostGuided: max_ratio is {self.max_ratio}, expected a positive number, or None "
                 "for no limit"
             )
+
+    @property
+    def kind(self) -> Kind:
+        """What the output means."""
+        return "posterior_mean"
 
     @property
     def path(self) -> Path:

@@ -28,12 +28,17 @@ class LowDimEncoder(nn.Module):
         hidden_dim: hidden units of that projection, with Mish; None makes it linear.
         n_frequencies: adds ``sin`` and ``cos`` of ``2^k pi x`` for k below this number to every
             entry x; networks resolve fine differences of their inputs late without. 0 adds none.
+        optional_keys: observations that may be absent: a row of them that holds NaN is read as
+            zeros, and each of them gets a feature that says whether it is there. Such a policy is
+            its own policy without condition, which guidance by conditions needs.
+        drop_rate: probability with which a row of an optional key is left out in training.
 
     Raises:
         UsageError: for a key that the observations do not have, for an image (three axes) that was
-            not asked for by name, or for ``hidden_dim`` without ``out_dim``.
+            not asked for by name, for ``hidden_dim`` without ``out_dim``, and for numbers outside
+            their range.
 
-    Source: arXiv 2006.10739 for the frequencies.
+    Source: arXiv 2006.10739 for the frequencies; 2207.12598 for leaving conditions out.
     """
 
     def __init__(
@@ -44,12 +49,16 @@ class LowDimEncoder(nn.Module):
         out_dim: int | None = None,
         hidden_dim: int | None = None,
         n_frequencies: int = 0,
+        optional_keys: Sequence[str] = (),
+        drop_rate: float = 0.1,
     ) -> None:
         super().__init__()
         if n_frequencies < 0:
             raise UsageError(
                 f"LowDimEncoder: n_frequencies is {n_frequencies}, expected at least 0"
             )
+        if not 0.0 <= drop_rate < 1.0:
+            raise UsageError(f"LowDimEncoder: drop_rate is {drop_rate}, expected a value in [0, 1)")
         self.n_frequencies = n_frequencies
         self.keys = choose_keys("LowDimEncoder", obs_shapes, keys)
         images = [key for key in self.keys if len(obs_shapes[key]) == 3]
@@ -60,16 +69,40 @@ class LowDimEncoder(nn.Module):
             )
         size = sum(torch.Size(obs_shapes[key]).numel() for key in self.keys)
         size *= 1 + 2 * n_frequencies
+        self.drop_rate = drop_rate
+        self.optional_keys = tuple(optional_keys)
+        unknown = sorted(set(self.optional_keys) - set(self.keys))
+        if unknown:
+            raise UsageError(
+                f"LowDimEncoder: optional_keys has {unknown}; {nearest(unknown[0], self.keys)}"
+            )
+        size += len(self.optional_keys)
         self.projection = _projection(size, out_dim, hidden_dim)
         self.obs_dim = size if out_dim is None else out_dim
 
     def forward(self, obs: Obs) -> Float[Tensor, "batch n_obs_steps obs_dim"]:
         """Return the features of each observation step."""
-        parts = [obs[key].flatten(2) for key in self.keys]  # (batch, n_obs_steps, size of key)
+        parts: list[Tensor] = []
+        flags: list[Tensor] = []
+        for key in self.keys:
+            value = obs[key].flatten(2)  # (batch, n_obs_steps, size of key)
+            if key in self.optional_keys:
+                value, is_there = self._without_absent(value)
+                flags.append(is_there)
+            parts.append(value)
         features = torch.cat(parts, dim=-1)
         angles = features * math.pi
         waves = [wave(2.0**k * angles) for k in range(self.n_frequencies) for wave in _WAVES]
-        return self.projection(torch.cat([features, *waves], dim=-1))
+        return self.projection(torch.cat([features, *waves, *flags], dim=-1))
+
+    def _without_absent(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a key's values, zeros where absent, and one flag per row and step."""
+        absent = value.isnan().flatten(1).any(1)
+        if self.training:
+            absent = absent | (torch.rand(len(value), device=value.device) < self.drop_rate)
+        kept = torch.where(absent[:, None, None], torch.zeros_like(value), value)
+        flag = (~absent).to(value.dtype)[:, None, None].expand(-1, value.shape[1], 1)
+        return kept, flag
 
 
 def choose_keys(

@@ -21,7 +21,7 @@ from genpolicy.errors import NumericsError, UsageError
 from genpolicy.paths import Path
 from genpolicy.policies.alignment import Units, joint_spec, units_between
 from genpolicy.policies.denoising import DenoisingPolicy, Member
-from genpolicy.policies.operators import Operator, Product
+from genpolicy.policies.operators import CostGuidance, Operator, Product
 from genpolicy.sampling import (
     Corrector,
     RowNoise,
@@ -89,6 +89,7 @@ class ComposedPolicy(DenoisingPolicy):
         rows_per_block: int | None = None,
     ) -> None:
         super().__init__()
+        self.training = False  # members keep the mode they are in
         self.members = tuple(m if isinstance(m, MemberOf) else MemberOf(policy=m) for m in members)
         if not self.members or not 0 <= reference < len(self.members):
             raise UsageError(
@@ -151,6 +152,12 @@ class ComposedPolicy(DenoisingPolicy):
         return self._corrector
 
     @property
+    def needs_gradient(self) -> bool:
+        """Whether the operator, or a member's, differentiates through networks."""
+        inner = any(self.members[i].policy.needs_gradient for i in self.used)
+        return inner or isinstance(self.operator, CostGuidance)
+
+    @property
     def bounds(self) -> tuple[float, float] | None:
         """Smallest interval that holds the ranges of all members; None when one has none."""
         found: list[tuple[float, float]] = []
@@ -195,7 +202,7 @@ class ComposedPolicy(DenoisingPolicy):
             reference=self.reference,
             rows_per_block=self.rows_per_block,
             **own,
-        ).train(self.training)
+        )
 
     def bind(self, obs: Obs) -> Member:
         """Return the composition for observations in physical units, one row per row of them."""
@@ -319,12 +326,8 @@ class ComposedPolicy(DenoisingPolicy):
             key: torch.zeros(1, self.spec.n_obs_steps, *shape, device=self.device)
             for key, shape in self.spec.obs_shapes.items()
         }
-        was_training = self.training
-        self.eval()
-        with torch.inference_mode():
-            built = self.bind(zeros)
-        self.train(was_training)
-        return built
+        with torch.no_grad():
+            return self.bind(zeros)
 
     def _check_sampler(self) -> None:
         """Refuse at once what the sampling loop would refuse at the first call."""

@@ -73,6 +73,11 @@ class DenoisingPolicy(nn.Module, ABC):
         return None
 
     @property
+    def needs_gradient(self) -> bool:
+        """Whether sampling differentiates through networks, as guidance by a cost does."""
+        return False
+
+    @property
     def nfe(self) -> int:
         """Evaluations of the denoiser per chunk."""
         return self.sampler.nfe(self.path)
@@ -104,16 +109,17 @@ class DenoisingPolicy(nn.Module, ABC):
         row_seeds = fresh_seeds(n_rows) if seeds is None else [int(seed) for seed in seeds]
         if n_rows == 0:
             return torch.zeros(0, self.spec.horizon, self.spec.action_dim, device=self.device)
-        was_training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad() if self.needs_gradient else torch.inference_mode():
                 size = self.rows_per_block
                 chunk = torch.cat(
                     [self._padded(obs, row_seeds, first) for first in range(0, n_rows, size)]
                 )
         finally:
-            self.train(was_training)
+            for module, was_training in modes:
+                module.training = was_training
         if not bool(torch.isfinite(chunk).all()):
             bad = (~torch.isfinite(chunk)).flatten(1).any(1).nonzero().flatten().tolist()
             raise NumericsError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -55,3 +57,32 @@ def test_gradients_of_a_network_reach_the_encoder():
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
         LowDimEncoder(obs_shapes=SHAPES, **settings)
+
+
+def test_frequencies_tell_close_values_apart():
+    encoder = LowDimEncoder(obs_shapes={"x": (1,)}, n_frequencies=3)
+    assert encoder.obs_dim == 7
+    x = torch.tensor([[[0.25]]])
+    waves = [f(2.0**k * torch.pi * 0.25) for k in range(3) for f in (math.sin, math.cos)]
+    torch.testing.assert_close(encoder({"x": x}).flatten(), torch.tensor([0.25, *waves]))
+    with pytest.raises(UsageError, match="n_frequencies"):
+        LowDimEncoder(obs_shapes={"x": (1,)}, n_frequencies=-1)
+
+
+def test_absent_observations_are_zeros_with_a_flag():
+    encoder = LowDimEncoder(obs_shapes={"a": (1,), "goal": (2,)}, optional_keys=["goal"]).eval()
+    goal = torch.tensor([[[1.0, 2.0]], [[torch.nan, 2.0]]])
+    out = encoder({"a": torch.full((2, 1, 1), 5.0), "goal": goal})
+    assert out.tolist() == [[[5.0, 1.0, 2.0, 1.0]], [[5.0, 0.0, 0.0, 0.0]]]
+    with pytest.raises(UsageError, match="optional_keys"):
+        LowDimEncoder(obs_shapes={"a": (1,)}, optional_keys=["b"])
+    with pytest.raises(UsageError, match="drop_rate"):
+        LowDimEncoder(obs_shapes={"a": (1,)}, optional_keys=["a"], drop_rate=1.0)
+
+
+def test_optional_observations_are_left_out_of_some_rows_in_training():
+    encoder = LowDimEncoder(obs_shapes={"goal": (2,)}, optional_keys=["goal"], drop_rate=0.25)
+    torch.manual_seed(0)
+    out = encoder({"goal": torch.ones(4000, 1, 2)})
+    assert out[:, 0, 2].mean().item() == pytest.approx(0.75, abs=0.03)
+    assert torch.equal(out[:, 0, 0], out[:, 0, 2])

@@ -290,6 +290,45 @@ def test_a_member_that_diverges_is_named(flow, diffusion):
         gp.compose.mean([flow, diffusion], [0.5, 0.5]).sample(observations(), seeds=range(5))
 
 
+def test_a_conjunction_guides_a_policy_by_conditions(normalizer):
+    settings = config("flow")
+    settings["encoder"] = {**settings["encoder"], "optional_keys": ["agent_pos"]}
+    torch.manual_seed(4)
+    policy = build_policy(settings, spec=SPEC, normalizer=normalizer).eval()
+    obs = observations()
+    here, there = torch.tensor([100.0, 200.0]), torch.tensor([400.0, 50.0])
+    one = gp.compose.conjunction(policy, conditions=[{"agent_pos": here}], scale=1.0)
+    given = {**obs, "agent_pos": here.expand(5, 2, 2)}
+    torch.testing.assert_close(
+        one.sample(obs, seeds=range(5)), policy.sample(given, seeds=range(5)), atol=2e-2, rtol=0
+    )
+    assert set(one.spec.obs_shapes) == {"keypoints"}
+    none = gp.compose.conjunction(policy, conditions=[{"agent_pos": here}], scale=0.0)
+    absent = {**obs, "agent_pos": torch.full((5, 2, 2), torch.nan)}
+    torch.testing.assert_close(
+        none.sample(obs, seeds=range(5)), policy.sample(absent, seeds=range(5)), atol=2e-2, rtol=0
+    )
+    both = gp.compose.conjunction(
+        policy, conditions=[{"agent_pos": here}, {"agent_pos": there}], scale=[0.5, 1.2]
+    )
+    x, t = torch.randn(5, 16, 2), torch.full((5,), 0.5)
+    seen = [
+        policy.bind(o)(x, t) for o in (absent, given, {**obs, "agent_pos": there.expand(5, 2, 2)})
+    ]
+    torch.testing.assert_close(
+        both.bind(obs)(x, t), -0.7 * seen[0] + 0.5 * seen[1] + 1.2 * seen[2], atol=1e-5, rtol=1e-4
+    )
+
+
+def test_conditions_need_a_policy_that_knows_their_absence(flow):
+    with pytest.raises(UsageError, match="optional_keys"):
+        gp.compose.conjunction(flow, conditions=[{"agent_pos": torch.zeros(2)}])
+    with pytest.raises(UsageError, match="no observations"):
+        gp.compose.conjunction(flow, conditions=[{"goal": torch.zeros(2)}])
+    with pytest.raises(UsageError, match="no conditions"):
+        gp.compose.conjunction(flow, conditions=[])
+
+
 @pytest.mark.parametrize("n_steps", [0, -1])
 def test_no_steps_are_refused(flow, diffusion, n_steps):
     with pytest.raises(UsageError, match="n_steps"):
