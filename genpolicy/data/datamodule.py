@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ class WindowDataModule(LightningDataModule):
     ``seed``, and batch ``k`` of a resumed run is batch ``k`` of one that was never stopped. With
     several processes each holds the whole data and gets its own ``batch_size`` windows per step.
 
-    After ``setup``: ``episodes`` (all that were read, and their images), ``train_ids`` and ``validation_ids`` (which
-    of them are used for what), ``normalizer`` (fitted to the training episodes), ``spec`` and
+    After ``setup``: ``episodes`` (all that were read, and their images), ``train_ids`` and
+    ``validation_ids`` (which of them are used for what), ``normalizer`` (fitted to the training episodes), ``spec`` and
     ``fingerprint``.
 
     Args:
@@ -46,6 +46,7 @@ class WindowDataModule(LightningDataModule):
         batch_size: windows per batch and process, at least 1.
         val_ratio: part of the episodes kept for validation, in [0, 1); when it is above 0, at least
             one episode.
+        episode_range: first episode of the file to use and the one after the last; None uses all.
         max_episodes: training episodes to use at most, chosen at random; None uses all.
         symmetry: a symmetry of the task, for example ``"mirror"``; the image of every training
             episode is added to the training data (numbered ``n_episodes`` more), that of a
@@ -74,6 +75,7 @@ class WindowDataModule(LightningDataModule):
         pad_after: int | None = None,
         batch_size: int = 256,
         val_ratio: float = 0.02,
+        episode_range: Sequence[int] | None = None,
         max_episodes: int | None = None,
         symmetry: str | None = None,
         action_normalizer: Mode = "min_max",
@@ -108,6 +110,13 @@ class WindowDataModule(LightningDataModule):
             )
         if not 0.0 <= val_ratio < 1.0:
             raise UsageError(f"data: val_ratio is {val_ratio}, expected 0 <= val_ratio < 1")
+        if episode_range is not None and not (
+            len(episode_range) == 2 and 0 <= episode_range[0] < episode_range[1]
+        ):
+            raise UsageError(
+                f"data: episode_range is {list(episode_range)}, expected [first, stop] with "
+                "0 <= first < stop"
+            )
         if max_episodes is not None and max_episodes < 1:
             raise UsageError(f"data: max_episodes is {max_episodes}, expected at least 1 or null")
         self._symmetry = None if symmetry is None else dataset_symmetry(task, symmetry)
@@ -121,6 +130,7 @@ class WindowDataModule(LightningDataModule):
         self.obs_normalizer: Mode | Mapping[str, Mode] = obs_normalizer
         self.reader_options = {"on_nan": on_nan, **(reader_options or {})}
         self.first_step = first_step
+        self.episode_range = None if episode_range is None else tuple(episode_range)
         self._episodes: Episodes | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -133,6 +143,14 @@ class WindowDataModule(LightningDataModule):
         if self._episodes is not None:
             return
         episodes = load_dataset(self.task, self.path, **self.reader_options)
+        if self.episode_range is not None:
+            first, stop = self.episode_range
+            if stop > episodes.n_episodes:
+                raise UsageError(
+                    f"data: episode_range is [{first}, {stop}], the data has episodes 0 to "
+                    f"{episodes.n_episodes - 1}"
+                )
+            episodes = episodes.select(range(first, stop))
         self.train_ids, self.validation_ids = split_episodes(
             episodes.n_episodes,
             val_ratio=self.val_ratio,

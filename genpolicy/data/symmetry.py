@@ -55,7 +55,9 @@ class Symmetry:
         image = self.image(episodes)
         twice = np.concatenate
         rewards, final, mirrored = episodes.rewards, episodes.final_obs, image.final_obs
-        both = final is not None and mirrored is not None
+        ends = None
+        if final is not None and mirrored is not None:
+            ends = {key: twice([final[key], mirrored[key]]) for key in final}
         return replace(
             episodes,
             obs={key: twice([episodes.obs[key], image.obs[key]]) for key in episodes.obs},
@@ -64,7 +66,7 @@ class Symmetry:
             terminated=twice([episodes.terminated] * 2),
             truncated=twice([episodes.truncated] * 2),
             episode_ends=twice([episodes.episode_ends, episodes.episode_ends + episodes.n_steps]),
-            final_obs={key: twice([final[key], mirrored[key]]) for key in final} if both else None,
+            final_obs=ends,
         )
 
     def _observations(self, obs: Mapping[str, Array]) -> dict[str, Array]:
