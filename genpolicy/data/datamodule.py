@@ -30,8 +30,8 @@ class WindowDataModule(LightningDataModule):
     several processes each holds the whole data and gets its own ``batch_size`` windows per step.
 
     After ``setup``: ``episodes`` (all that were read, and their images), ``train_ids`` and
-    ``validation_ids`` (which of them are used for what), ``normalizer`` (fitted to the training episodes), ``spec`` and
-    ``fingerprint``.
+    ``validation_ids`` (which of them are used for what), ``normalizer`` (fitted to the training
+    episodes), ``spec`` and ``fingerprint``.
 
     Args:
         task: one of ``genpolicy.data.registry.DATASETS``.
