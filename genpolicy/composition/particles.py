@@ -133,8 +133,8 @@ class Particles:
     Start from ``N(0, sigma_max^2/W)`` where the weights of the scores sum to W, which is what the
     product of the members is at high levels: ``Sampler(init_scale=W**-0.5)``.
 
-    All rows of a group have to have the same condition, bounds and known entries. Rows of one
-    result are exchangeable draws of the target; they depend on each other, groups do not.
+    All rows of a group have to have the same condition, bounds and known entries, and known entries
+    best the same noise. The rows of a group are exchangeable; groups do not depend on each other.
 
     Args:
         inner: ``Weighable`` (a sum of scores), ``Tilted`` (a cost), or a tilt of a sum.
@@ -203,7 +203,7 @@ class Particles:
             found,
             unbiased=tuple(reached),
             refused=tuple(refused),
-            remedy="use rule='sde' without a corrector" if refused else "",
+            remedy="use rule='sde' without a corrector" if refused else found.remedy,
             note=_NOTE if refused else found.note,
         )
 
