@@ -207,7 +207,7 @@ class Superposed:
     def advance(self, carry: SuperposedCarry, step: Step) -> tuple[Chunk, SuperposedCarry]:
         """Return the state the step went to, and the carry with (1) added.
 
-        A step to the clean end, where (1) is infinite, leaves the log-densities as they are.
+        The step to the clean end, where (1) is infinite, leaves the log-densities as they are.
 
         Raises:
             UsageError: when the step did not add the noise of the forward process, or an AND is a
@@ -217,7 +217,8 @@ class Superposed:
         inner = advance_members(self.members, carry.members, step)
         moved = carry._replace(members=inner, outputs=None, directions=None)
         start, end = (scalar_alpha_sigma(self.path, time) for time in (step.t, step.s))
-        if end[1] == 0.0 or carry.outputs is None:
+        is_end = step.noise is None and step.index == step.n_steps - 1
+        if is_end or end[1] == 0.0 or carry.outputs is None:
             return step.x_s, moved
         self._check_noise(step, carry)
         gain = _log_normal(step.x_s, carry.outputs, *end)
@@ -323,7 +324,7 @@ def superpose_and(
 
     Args:
         members: at least two denoisers on one path; see ``on_path``. n members fix n - 1 directions
-            of the chunk; where they are not independent, those that are count.
+            of the chunk; where they are not independent, the first that are count.
         correct_widths: remove the bias of members of unequal curvature, by (6); for two members.
         tolerance: |e_i - e_j|^2 over the chunk below which members count as equal, at least 0.
 
