@@ -12,7 +12,8 @@
 
 Every result is a policy: it can be evaluated, recorded and composed again, and ``explain`` says
 what it samples. Members may differ in path, prediction type, observations, encoder, horizon and
-number of observation steps; see ``genpolicy.policies.composed`` for what is matched and what is refused.
+number of observation steps; see ``genpolicy.policies.composed`` for what is matched and what is
+refused. ``estimate_weights`` and ``search_weights`` find weights.
 
 The keyword arguments that every function takes: ``sampler`` (a ``genpolicy.sampling.Sampler``; None
 takes that of the reference), ``corrector`` and ``corrector_options`` (MCMC steps), ``n_particles``
@@ -30,6 +31,8 @@ from torch import Tensor
 
 from genpolicy.composition import LevelWeights, WeightSchedule, costs
 from genpolicy.errors import UsageError
+from genpolicy.evaluation.weight_estimate import estimate_weights
+from genpolicy.evaluation.weight_search import search_weights
 from genpolicy.policies.composed import ComposedPolicy, MemberOf
 from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.explanation import Explanation, explain
@@ -53,6 +56,7 @@ __all__ = [
     "conjunction",
     "costs",
     "endpoint_mean",
+    "estimate_weights",
     "explain",
     "mean",
     "mixture",
@@ -60,6 +64,7 @@ __all__ = [
     "part",
     "product",
     "rl_guidance",
+    "search_weights",
     "superpose_and",
     "superpose_or",
     "with_cost",

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from torch import nn
 
 from genpolicy.shapes import TaskSpec
 
 if TYPE_CHECKING:
-    from genpolicy.policies import Policy
+    from genpolicy.policies import ComposedPolicy, Policy
 
 __all__ = [
     "CheckpointInfo",
@@ -36,11 +37,14 @@ class PolicyIdentity:
     Args:
         kind: name of its class.
         spec: what it sees and returns.
-        weights_sha256: of its weights as a safetensors file; None for a policy without weights.
+        weights_sha256: of its weights as a safetensors file; for a composition, of the digests of
+            its members; None for a policy without weights.
         sampler: settings of its sampler in plain containers; None without one.
-        nfe: network evaluations per chunk; None without a sampler.
-        settings: what else decides the actions: path and normalizer of a generative policy, the
-            public numbers and names of another, for example of a controller.
+        nfe: network evaluations per chunk, those of all members together and without those of a
+            corrector; None without a sampler.
+        settings: what else decides the actions: path and normalizer of a generative policy;
+            operator and members of a composition; the public numbers and names of another, for
+            example of a controller.
     """
 
     kind: str
@@ -53,6 +57,11 @@ class PolicyIdentity:
     def describe(self) -> str:
         """Return one line: class, sampler, network evaluations, digest of the weights."""
         parts = [self.kind]
+        if self.settings is not None and "operator" in self.settings:
+            operator = dict(self.settings["operator"])
+            values = ", ".join(f"{k}={v}" for k, v in operator.items() if k != "type")
+            n_members = len(self.settings["members"])
+            parts.append(f"{operator.get('type')}({values}) of {n_members} members")
         if self.sampler is not None:
             names = ("rule", "n_steps", "grid", "rule_options", "grid_options", "times")
             shown = [(name, self.sampler.get(name)) for name in names]
@@ -76,7 +85,7 @@ class PolicyIdentity:
 
 
 def plain_settings(value: Any) -> Any:
-    """Return settings in JSON types; functions and types by name."""
+    """Return settings in JSON types; tensors by digest, functions and types by name."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -88,6 +97,13 @@ def plain_settings(value: Any) -> Any:
         return [plain_settings(entry) for entry in value]
     if isinstance(value, np.ndarray):
         return value.tolist()
+    if isinstance(value, torch.Tensor):
+        array = value.detach().cpu().numpy()
+        return {
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
+        }
     named = value if isinstance(value, (type, FunctionType)) else type(value)
     return named.__qualname__
 
@@ -96,10 +112,13 @@ def identify_policy(policy: Policy) -> PolicyIdentity:
     """Return what decides the actions of ``policy``.
 
     The digest is that of the safetensors file its weights would be saved as, so it equals the
-    sha256 of the checkpoint's file when the weights do.
+    sha256 of the checkpoint's file when the weights do. Of a composition it says the operator with
+    its settings, and the same of every member.
     """
-    from genpolicy.policies import GenerativePolicy
+    from genpolicy.policies import ComposedPolicy, GenerativePolicy
 
+    if isinstance(policy, ComposedPolicy):
+        return _identify_composition(policy)
     kind = type(policy).__qualname__
     weights: str | None = None
     if isinstance(policy, nn.Module) and (state := policy.state_dict()):
@@ -107,7 +126,6 @@ def identify_policy(policy: Policy) -> PolicyIdentity:
         weights = hashlib.sha256(safetensors.torch.save(plain)).hexdigest()
     if isinstance(policy, GenerativePolicy):
         path: Any = policy.denoiser.path
-        statistics = json.dumps(policy.normalizer.to_json(), sort_keys=True)
         return PolicyIdentity(
             kind=kind,
             spec=policy.spec,
@@ -117,7 +135,7 @@ def identify_policy(policy: Policy) -> PolicyIdentity:
             settings={
                 "denoiser": type(policy.denoiser).__qualname__,
                 "path": plain_settings(path),
-                "normalizer_sha256": hashlib.sha256(statistics.encode()).hexdigest(),
+                "normalizer_sha256": _digest_of(policy.normalizer.to_json()),
             },
         )
     settings = {
@@ -131,6 +149,41 @@ def identify_policy(policy: Policy) -> PolicyIdentity:
         }
         settings.pop("spec", None)
     return PolicyIdentity(kind, policy.spec, weights, settings=settings or None)
+
+
+def _identify_composition(policy: ComposedPolicy) -> PolicyIdentity:
+    """Return operator, sampler and members of a composition."""
+    members = [
+        {
+            "policy": identify_policy(member.policy).to_json(),
+            "dims": None if member.dims is None else [int(d) for d in member.dims],
+            "fixed_obs": plain_settings(member.fixed_obs),
+        }
+        for member in policy.members
+    ]
+    evaluations = sum(policy.evaluations_of(i) for i in policy.used)
+    return PolicyIdentity(
+        kind=type(policy).__qualname__,
+        spec=policy.spec,
+        weights_sha256=_digest_of([member["policy"]["weights_sha256"] for member in members]),
+        sampler=plain_settings(policy.sampler),
+        nfe=policy.nfe * evaluations * (policy.n_particles or 1),
+        settings={
+            "operator": plain_settings(policy.operator),
+            "path": plain_settings(policy.path),
+            "normalizer_sha256": _digest_of(policy.normalizer.to_json()),
+            "corrector": policy.corrector_name,
+            "corrector_options": plain_settings(policy.corrector_options),
+            "n_particles": policy.n_particles,
+            "reference": policy.reference,
+            "members": members,
+        },
+    )
+
+
+def _digest_of(value: Any) -> str:
+    """Return the sha256 of plain containers."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
