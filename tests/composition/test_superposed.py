@@ -226,10 +226,13 @@ def test_three_members_meet_at_the_point_of_equal_likelihood():
 
 def test_members_in_a_line_leave_one_direction():
     path = LinearPath()
-    line = [GaussianDenoiser(path, at(m, 0.0), 0.3) for m in (-1.0, 1.0, 3.0)]
-    x = run(superpose_and(line), 60, (200, 1, 2))
-    assert x[..., 0].abs().max().item() < 0.05
-    assert x[..., 1].std().item() == pytest.approx(0.3, abs=0.05)
+    line = [GaussianDenoiser(path, at(0.6 * m, 0.8 * m), 0.3) for m in (-1.0, 1.0, 3.0)]
+    # Without the tolerance only rounding keeps the members from lying on one line.
+    x = run(superpose_and(line, tolerance=0.0), 60, (200, 1, 2))
+    along, across = x @ at(0.6, 0.8).T, x @ at(-0.8, 0.6).T
+    assert along.abs().max().item() < 0.05
+    assert across.mean().item() == pytest.approx(0.0, abs=0.07)
+    assert across.std().item() == pytest.approx(0.3, abs=0.05)
 
 
 @every_path
