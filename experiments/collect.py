@@ -2,7 +2,8 @@
 
     python experiments/collect.py experiments/pusht flow@30000=runs/.../result.json ...
 
-A label is NAME or NAME@STEP; one row per label and metric.
+A label is NAME or NAME@STEP; one row per label and metric. The first argument may also name another
+csv file than results.csv.
 """
 
 import csv
@@ -53,7 +54,7 @@ def main(folder: str, *pairs: str) -> None:
                     ),
                 }
             )
-    target = Path(folder) / "results.csv"
+    target = Path(folder) if folder.endswith(".csv") else Path(folder) / "results.csv"
     with open(target, "w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
         writer.writeheader()

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -98,6 +99,9 @@ def build(config: Any, *, packages: Sequence[str] = COMPONENT_PACKAGES, **extra:
 def config_of(value: Any, *, packages: Sequence[str] = COMPONENT_PACKAGES) -> Any:
     """Return plain containers from which ``build`` makes an equal object.
 
+    Numbers that are not finite, which JSON has none for, become text ("inf"): settings that may
+    hold them accept both.
+
     Args:
         value: numbers, texts, containers, arrays, and dataclasses of ``packages``, nested.
         packages: packages that classes may come from.
@@ -105,6 +109,8 @@ def config_of(value: Any, *, packages: Sequence[str] = COMPONENT_PACKAGES) -> An
     Raises:
         UsageError: for anything else, for example a function.
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):

@@ -1,19 +1,35 @@
 #!/usr/bin/env bash
 # Needs the Push-T demonstrations (genpolicy data get pusht, or GENPOLICY_DATA).
 set -euo pipefail
-genpolicy train experiment=pusht_flow seed=0 trainer.n_threads=1 save.keep=all
-genpolicy train experiment=pusht_diffusion seed=0 trainer.n_threads=1 save.keep=all
-genpolicy train experiment=pusht_consistency seed=0 trainer.n_threads=1 save.keep=all \
-  algorithm.teacher=runs/pusht_flow/seed-0/last
-pairs=()
-evaluate() {  # policy step
-  local run="runs/pusht_$1/seed-0"
-  local step; step=$(printf 'step-%08d' "$2")
-  local out="$run/evaluations/report-$2"
-  [ -f "$out/result.json" ] || genpolicy evaluate checkpoint="$run/checkpoints/$step" \
-    n_episodes=100 first_seed=100000 n_envs=50 out="$out"
-  pairs+=("$1@$2=$out/result.json")
+runs=runs/pusht
+train() { genpolicy train "experiment=pusht_$1" name="$1" run_dir="$runs/$1" seed=0 \
+  trainer.n_threads=1 save.keep=all "${@:2}"; }
+train flow
+train diffusion
+train consistency algorithm.teacher="$runs/flow/last"
+
+evaluate() {  # folder step tag first_seed [settings of the sampler]
+  local out="$runs/$1/evaluations/$3-$2"
+  [ -f "$out/result.json" ] || genpolicy evaluate n_episodes=100 n_envs=50 first_seed="$4" \
+    checkpoint="$runs/$1/checkpoints/$(printf 'step-%08d' "$2")" out="$out" "${@:5}"
+  label="$1" file="$out/result.json"
 }
-for step in 20000 25000 30000; do evaluate flow $step; evaluate diffusion $step; done
-evaluate consistency 10000
+
+# The settings of the sampler were chosen on other seeds than those reported.
+chosen=()
+choose() { evaluate "$1" "$2" "$3" 200000 "${@:4}"; chosen+=("$label-$3@$2=$file"); }
+for scale in 1.0 0.5 0.3 0.0; do choose flow 30000 "init_scale_$scale" sampler.init_scale=$scale; done
+choose flow 30000 init_scale_0.5_20_steps sampler.n_steps=20
+for scale in 1.0 0.5; do choose diffusion 30000 "init_scale_$scale" sampler.init_scale=$scale; done
+choose consistency 10000 noise_1.0 sampler.init_scale=1.0 'sampler.rule_options={noise_scale: 1.0}'
+for noise in 1.0 0.5 0.0; do
+  choose consistency 10000 "init_scale_0.5_noise_$noise" "sampler.rule_options={noise_scale: $noise}"
+done
+choose consistency 10000 init_scale_0.5_1_step sampler.n_steps=1
+python experiments/collect.py experiments/pusht/sampler.csv "${chosen[@]}"
+
+pairs=()
+report() { evaluate "$1" "$2" report 100000; pairs+=("$1@$2=$file"); }
+for step in 30000 25000 20000; do report flow $step; report diffusion $step; done
+for step in 10000 5000; do report consistency $step; done
 python experiments/collect.py experiments/pusht "${pairs[@]}"

@@ -21,8 +21,9 @@ HELP = """\
 usage: genpolicy demo [out=demo] [n_data_steps=200000] [max_steps=10000] [n_episodes=100]
 
 Make maze2d data in MuJoCo, train a diffusion, a flow and a consistency policy on it, evaluate them
-on the same seeds as the data-collecting controller and a random policy, and write a report. What
-exists already in `out` is used, so a demo that was stopped continues.
+on the same seeds as the data-collecting controller and a random policy, compose the first two (a
+mean with a searched weight, and the same kept out of a disc), and write a report. What exists
+already in `out` is used, so a demo that was stopped continues.
 """
 
 
@@ -40,11 +41,16 @@ def run(argv: Sequence[str]) -> int:
     from genpolicy.cli.demo_report import evaluate_all, write_demo_report
 
     results, policies = evaluate_all(config, out)
+    from genpolicy.cli.demo_compose import compose_demo
     from genpolicy.evaluation.records import results_text
 
+    composed = compose_demo(config, out, policies)
+    results |= composed.results
     print()
     print(results_text(results))
-    report = write_demo_report(config, out, data=data, results=results, policies=policies)
+    report = write_demo_report(
+        config, out, data=data, results=results, policies=policies, composed=composed
+    )
     print(f"\nreport: {report.resolve()}")
     return 0
 

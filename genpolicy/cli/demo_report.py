@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from genpolicy.evaluation import EvalResult, evaluate, measure_latency, replay
-from genpolicy.policies import Policy, load_policy
+from genpolicy.policies import ComposedPolicy, Policy, load_policy
 
 if TYPE_CHECKING:
+    from genpolicy.cli.demo_compose import DemoCompositions
     from genpolicy.evaluation.report import Block, Section
 
 __all__ = ["LEARNED", "evaluate_all", "write_demo_report"]
@@ -66,6 +67,7 @@ def write_demo_report(
     data: Path,
     results: Mapping[str, EvalResult],
     policies: Mapping[str, Policy],
+    composed: DemoCompositions,
 ) -> Path:
     """Write ``out/report.html`` and return its path."""
     from genpolicy.evaluation.plots import draw_intervals, draw_trajectories
@@ -108,6 +110,7 @@ def write_demo_report(
                 )
             ],
         ),
+        Section("Composition", _composition_blocks(config, composed, policies, seeds)),
         Section(
             "Learning",
             [
@@ -133,6 +136,50 @@ def write_demo_report(
         sections,
         subtitle=f"{len(seeds)} episodes per policy, trained on {config['n_data_steps']} steps",
     )
+
+
+def _composition_blocks(
+    config: Mapping[str, Any],
+    composed: DemoCompositions,
+    policies: Mapping[str, Policy],
+    seeds: Sequence[int],
+) -> list[Block]:
+    """Return what was composed, how the weight was chosen, and the paths beside the parents'."""
+    from genpolicy.cli.demo_compose import KEPT_OUT, MEAN, kept_out_disc
+    from genpolicy.evaluation.plots import draw_trajectories
+    from genpolicy.evaluation.report import Code, Table, Text
+
+    disc = kept_out_disc(config)
+    shown = {n: policies[n] for n in ("flow", "diffusion")} | composed.policies
+    paths = _paths(config["task"], shown, seeds[:_N_DRAWN])
+    weights = ", ".join(f"{w:g}" for w in composed.weights)
+    rows = [
+        [name, f"{v.rate:.2f}", f"{v.interval.low:.2f} to {v.interval.high:.2f}", v.n]
+        for name, v in composed.violations.items()
+    ]
+    kept_out = composed.policies[KEPT_OUT]
+    return [
+        Text(
+            f"'{MEAN}' adds the scores of the flow and the diffusion policy with the weights "
+            f"{weights}: the best of those that were tried and use both. '{KEPT_OUT}' is the same "
+            "policy with a cost for entering the disc, added while it denoises; nothing was "
+            "trained for it."
+        ),
+        _picture(
+            lambda theme: draw_trajectories(
+                _layout(config["task"]), paths, disc=(disc.center, disc.radius), theme=theme
+            ),
+            "paths of the parents and of their compositions",
+            f"The first {min(_N_DRAWN, len(seeds))} episodes of each; the disc is to be avoided.",
+        ),
+        Table(
+            ["policy", "entered the disc", "95% interval", "episodes"],
+            rows,
+            caption="Share of the episodes that enter the disc.",
+        ),
+        Code(str(composed.search)),
+        Code(str(kept_out.explain()) if isinstance(kept_out, ComposedPolicy) else ""),
+    ]
 
 
 def _picture(draw: Any, alt: str, caption: str = "") -> Block:

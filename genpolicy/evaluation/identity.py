@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,12 @@ class PolicyIdentity:
 
 
 def plain_settings(value: Any) -> Any:
-    """Return settings in JSON types; tensors by digest, functions and types by name."""
+    """Return settings in JSON types; tensors by digest, functions and types by name.
+
+    Numbers that are not finite, which JSON has none for, become text.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

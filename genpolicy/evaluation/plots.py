@@ -162,6 +162,7 @@ def draw_trajectories(
     layout: MazeLayout,
     panels: Mapping[str, Sequence[tuple[Float[np.ndarray, "steps 2"], bool]]],
     *,
+    disc: tuple[Sequence[float], float] | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw the paths of episodes over a maze, one panel per policy.
@@ -170,6 +171,7 @@ def draw_trajectories(
         layout: walls and target, from ``genpolicy.envs.mazes.maze_layout``.
         panels: for each title the positions ``(n_steps, 2)`` of its episodes, and whether they
             succeeded.
+        disc: centre and radius of a region to mark; None marks none.
         theme: colours; successful and failed episodes differ, a dot marks where they start, and
             the title counts the successful ones.
 
@@ -190,6 +192,11 @@ def draw_trajectories(
     for axis, (title, episodes) in zip(axes, panels.items(), strict=False):
         style_axis(axis, theme, grid=False)
         _draw_maze(axis, layout, theme)
+        if disc is not None:
+            (row, column), radius = disc
+            axis.add_patch(
+                Circle((column, row), radius, facecolor=theme.bad, edgecolor="none", alpha=0.35)
+            )
         alpha = float(np.clip(4.0 / max(len(episodes), 1), 0.25, 0.9))
         for path, has_succeeded in episodes:
             if path.ndim != 2 or path.shape[1] != 2:

@@ -13,7 +13,7 @@ stepping ``dx = D dalpha + eps dsigma``, which is the probability-flow ODE of ev
     (3)  heun      ddim to s, evaluate there, and step with the means of both D and both eps
     (4)  midpoint  ddim to (t + s)/2, evaluate there, and step with that D and eps
     (5)  dpmpp_2m  ddim with D_t + (D_t - D_prev) h/(2 h_prev),  h = step of log(alpha/sigma)
-    (6)  renoise   c_x = 0, c_denoised = alpha_s, c_noise = sigma_s
+    (6)  renoise   c_x = 0, c_denoised = alpha_s, c_noise = noise_scale sigma_s
     (7)  sde       as (2) with keep = sigma_s r^churn,  n = sigma_s sqrt(1 - r^(2 churn)),
                    r = alpha_t sigma_s / (alpha_s sigma_t)
 
@@ -252,14 +252,29 @@ def dpmpp_2m(path: Path, t: float, s: float, t_prev: float | None) -> Coeffs:
     )
 
 
-def renoise(path: Path, t: float, s: float, t_prev: float | None) -> Coeffs:
+def renoise(
+    path: Path, t: float, s: float, t_prev: float | None, *, noise_scale: float = 1.0
+) -> Coeffs:
     """Return the multistep consistency step (6): jump to the clean end, and noise that to ``s``.
+
+    Args:
+        path: path of the denoiser.
+        t: not used.
+        s: time of the next state.
+        t_prev: not used.
+        noise_scale: factor of the noise, at least 0; below 1 samples stay closer to the likeliest
+            action, as with a smaller ``Sampler.init_scale``.
+
+    Raises:
+        UsageError: for a negative ``noise_scale``.
 
     Source: arXiv 2303.01469 algorithm 1. Difference: the noise that the map's own end still has,
         ``sigma(t_end)``, is neglected against ``sigma_s``.
     """
+    if not 0.0 <= noise_scale < math.inf:
+        raise UsageError(f"renoise: noise_scale is {noise_scale}, expected a number of at least 0")
     alpha_s, sigma_s = scalar_alpha_sigma(path, s)
-    return Coeffs(c_x=0.0, c_denoised=alpha_s, c_noise=sigma_s)
+    return Coeffs(c_x=0.0, c_denoised=alpha_s, c_noise=noise_scale * sigma_s)
 
 
 RULES: Mapping[str, Callable[..., Coeffs]] = {
