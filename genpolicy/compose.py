@@ -13,7 +13,8 @@
 Every result is a policy: it can be evaluated, recorded and composed again, and ``explain`` says
 what it samples. Members may differ in path, prediction type, observations, encoder, horizon and
 number of observation steps; see ``genpolicy.policies.composed`` for what is matched and what is
-refused. ``estimate_weights`` and ``search_weights`` find weights.
+refused. ``estimate_weights`` and ``search_weights`` find weights; ``diagnose`` shows where members
+disagree and whether the result lies where they have data.
 
 The keyword arguments that every function takes: ``sampler`` (a ``genpolicy.sampling.Sampler``; None
 takes that of the reference), ``corrector`` and ``corrector_options`` (MCMC steps), ``n_particles``
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from genpolicy.composition import LevelWeights, WeightSchedule, costs
 from genpolicy.errors import UsageError
+from genpolicy.evaluation.diagnostics import Diagnostics, diagnose, mass_between
 from genpolicy.evaluation.weight_estimate import estimate_weights
 from genpolicy.evaluation.weight_search import search_weights
 from genpolicy.policies.composed import ComposedPolicy, MemberOf
@@ -51,13 +53,16 @@ from genpolicy.sampling import Sampler
 from genpolicy.shapes import Chunk, Obs
 
 __all__ = [
+    "Diagnostics",
     "Explanation",
     "LevelWeights",
     "conjunction",
     "costs",
+    "diagnose",
     "endpoint_mean",
     "estimate_weights",
     "explain",
+    "mass_between",
     "mean",
     "mixture",
     "negation",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +47,21 @@ class Runner:
         number: in the order of entry.
         point: its setting.
         policy: the composition.
-        folder: of its files.
+        folder: of its files; None for none.
         is_protected: whether it is never given up.
         values: the metric of its episodes so far, in the order of the seeds.
         is_stopped: whether it was given up.
+        results: its newest results by name, where there are no files.
     """
 
     number: int
     point: Point
     policy: ComposedPolicy
-    folder: Path
+    folder: Path | None
     is_protected: bool
     values: list[float] = field(default_factory=list)
     is_stopped: bool = False
+    results: dict[str, EvalResult] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -68,6 +70,8 @@ class Runner:
 
     def note(self) -> None:
         """Write down how far it is."""
+        if self.folder is None:
+            return
         data = {
             "number": self.number,
             "point": point_to_json(self.point),
@@ -87,7 +91,7 @@ class Race:
         task: where it runs.
         seeds: validation seeds, in order.
         metric: what is maximised.
-        folder: of the search.
+        folder: of the search; None keeps everything in memory.
         batch: seeds between two looks.
         confidence: of all intervals, and of giving up a candidate over all looks at it.
         options: further arguments of ``evaluate``.
@@ -100,7 +104,7 @@ class Race:
     task: EvaluationTask
     seeds: list[int]
     metric: str
-    folder: Path
+    folder: Path | None
     batch: int
     confidence: float
     options: Mapping[str, Any]
@@ -162,7 +166,7 @@ class Race:
         reported = [best, *(r for r in self.runners if r.point in parents and r is not best)]
         report: dict[int, EvalResult] = {}
         for runner in reported:
-            report[runner.number] = self._evaluate(runner, fresh, "report.jsonl")
+            report[runner.number] = self._evaluate(runner, fresh, "report")
             self.bar.update(len(fresh))
         return WeightSearch(
             task=self.task.name,
@@ -174,7 +178,7 @@ class Race:
             seeds=tuple(self.seeds),
             candidates=candidates,
             best_number=best.number,
-            validation=self._evaluate(best, self.seeds, "validation.jsonl"),
+            validation=self._evaluate(best, self.seeds, "validation"),
             report=report,
             sampler=sampler,
             confidence=self.confidence,
@@ -186,18 +190,18 @@ class Race:
             number=number,
             point=point,
             policy=self.compose(point),
-            folder=self.folder / f"trial-{number:02d}",
+            folder=None if self.folder is None else self.folder / f"trial-{number:02d}",
             is_protected=point in self.family.ends,
         )
-        runner.folder.mkdir(exist_ok=True)
         self.runners.append(runner)
         return runner
 
     def _proposal(self, number: int, seed: int) -> Point | None:
         """Return the point of this number from an earlier session, or a new one."""
-        file = self.folder / f"trial-{number:02d}" / "trial.json"
-        if file.exists():
-            return point_from_json(json.loads(file.read_text(encoding="utf-8"))["point"])
+        if self.folder is not None:
+            file = self.folder / f"trial-{number:02d}" / "trial.json"
+            if file.exists():
+                return point_from_json(json.loads(file.read_text(encoding="utf-8"))["point"])
         tried = [
             (r.point, self._value(r)) for r in self.runners if not isinstance(r.point, LevelWeights)
         ]
@@ -215,21 +219,39 @@ class Race:
         """Run a candidate on the first ``n`` seeds."""
         if not runner.values:
             runner.note()
-        result = self._evaluate(runner, self.seeds[:n], "validation.jsonl")
+        result = self._evaluate(runner, self.seeds[:n], "validation")
         self.bar.update(n - len(runner.values))
         runner.values = result.values(self.metric)
         runner.note()
 
     def _evaluate(self, runner: Runner, seeds: Sequence[int], name: str) -> EvalResult:
-        return evaluate(
-            runner.policy,
-            self.task,
-            seeds=seeds,
-            ledger=runner.folder / name,
-            resume=True,
-            progress=False,
-            **self.options,
-        )
+        """Return a candidate's records of seeds, of which only the missing ones are run."""
+
+        def run(wanted: Sequence[int], ledger: Path | None) -> EvalResult:
+            return evaluate(
+                runner.policy,
+                self.task,
+                seeds=wanted,
+                ledger=ledger,
+                resume=ledger is not None,
+                progress=False,
+                **self.options,
+            )
+
+        if runner.folder is not None:
+            return run(seeds, runner.folder / f"{name}.jsonl")
+        known = runner.results.get(name)
+        done = () if known is None else known.records
+        missing = seeds[len(done) :]
+        if known is None or missing:
+            new = run(missing, None)
+            known = replace(
+                new,
+                records=(*done, *new.records),
+                n_restarts=new.n_restarts + (0 if known is None else known.n_restarts),
+            )
+            runner.results[name] = known
+        return known
 
     def _maybe_stop(self, runner: Runner, leader: Runner) -> bool:
         """Give a candidate up when it is worse than the leader beyond doubt, and say whether."""

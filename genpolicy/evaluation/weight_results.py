@@ -217,6 +217,7 @@ class WeightSearch:
     def __str__(self) -> str:
         bias = self.selection_bias
         percent = f"{self.confidence:.0%}"
+        order = dict.fromkeys([self.best_number, *(c.number for c in self.parents)])
         lines = [
             f"{self.task}: {self.method} search of {self.operator} by {self.metric}, "
             f"{len(self.candidates)} candidates, seeds {format_seeds(self.seeds)}",
@@ -241,7 +242,7 @@ class WeightSearch:
                         f"{percent} interval",
                         f"best minus it ({percent})",
                     ],
-                    *(self._report_row(number) for number in self.report),
+                    *(self._report_row(number) for number in order),
                 ],
                 right=(2, 3),
             ),

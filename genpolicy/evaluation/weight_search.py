@@ -19,8 +19,8 @@ Files of a search, from which it is continued and, once finished, read again wit
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -160,42 +160,40 @@ def search_weights(
         "seed": seed,
         "composition": identify_policy(compose(family.inside, chosen)).to_json(),
     }
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch if out is None else out)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (
-            RunLock(folder),
-            tqdm(
-                total=n_candidates * len(wanted) + (1 + len(family.parents)) * len(fresh),
-                desc=f"{setting.name} weights",
-                unit="episode",
-                dynamic_ncols=True,
-                disable=None if progress else True,
-            ) as bar,
-        ):
+    folder = None if out is None else Path(out)
+    with (
+        nullcontext() if folder is None else RunLock(folder),
+        tqdm(
+            total=n_candidates * len(wanted) + (1 + len(family.parents)) * len(fresh),
+            desc=f"{setting.name} weights",
+            unit="episode",
+            dynamic_ncols=True,
+            disable=None if progress else True,
+        ) as bar,
+    ):
+        if folder is not None:
             _claim(folder, settings)
-            race = Race(
-                family=family,
-                compose=lambda point: compose(point, chosen),
-                task=setting,
-                seeds=wanted,
-                metric=settings["metric"],
-                folder=folder,
-                batch=batch,
-                confidence=confidence,
-                options={"n_envs": n_envs, "n_action_steps": n_action_steps, "workers": workers},
-                bar=bar,
-            )
-            if method == "grid":
-                race.side_by_side(points)
-            else:
-                race.one_by_one(points, n_candidates, seed=seed)
-            search = race.finish(
-                method, fresh, members=tuple(_name(m) for m in members), sampler=chosen
-            )
-            if out is not None:
-                write_json(folder / "result.json", search.to_json())
-                search.plot(folder / "curve.png")
+        race = Race(
+            family=family,
+            compose=lambda point: compose(point, chosen),
+            task=setting,
+            seeds=wanted,
+            metric=settings["metric"],
+            folder=folder,
+            batch=batch,
+            confidence=confidence,
+            options={"n_envs": n_envs, "n_action_steps": n_action_steps, "workers": workers},
+            bar=bar,
+        )
+        if method == "grid":
+            race.side_by_side(points)
+        else:
+            race.one_by_one(points, n_candidates, seed=seed)
+        names = tuple(_name(member) for member in members)
+        search = race.finish(method, fresh, members=names, sampler=chosen)
+        if folder is not None:
+            write_json(folder / "result.json", search.to_json())
+            search.plot(folder / "curve.png")
     return search
 
 
