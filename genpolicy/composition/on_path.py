@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from genpolicy.composition.members import Member
-from genpolicy.denoisers import Kind, Step, TrackingDenoiser, as_tracking
+from genpolicy.denoisers import Kind, Step, Target, TrackingDenoiser, as_tracking, target_of
 from genpolicy.errors import UsageError
 from genpolicy.paths import Path, expand_t
 from genpolicy.shapes import Chunk, Cond, Time
@@ -171,6 +171,11 @@ class OnPath:
         return self.inner.kind
 
     @property
+    def target(self) -> Target | None:
+        """What the member is meant to sample; None for a trained one."""
+        return target_of(self.inner)
+
+    @property
     def coverage(self) -> Bool[Tensor, "horizon action"] | None:
         """Entries that the member says something about."""
         return getattr(self.inner, "coverage", None)
@@ -279,6 +284,11 @@ class Part:
     def kind(self) -> Kind:
         """What the output means."""
         return self.inner.kind
+
+    @property
+    def target(self) -> Target | None:
+        """What the member is meant to sample; None for a trained one."""
+        return target_of(self.inner)
 
     @functools.cached_property
     def coverage(self) -> Bool[Tensor, "horizon action"]:

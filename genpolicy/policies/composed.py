@@ -8,7 +8,7 @@ refused with the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from genpolicy.composition import LARGEST_SIGMA, Part, Particles, common_path, on_path
-from genpolicy.denoisers import Kind, Target, as_tracking, target_of
+from genpolicy.denoisers import Kind, Step, Target, as_tracking, target_of
 from genpolicy.errors import NumericsError, UsageError
 from genpolicy.paths import Path
 from genpolicy.policies.alignment import Units, joint_spec, units_between
@@ -29,6 +29,7 @@ from genpolicy.sampling import (
     check_rule,
     check_target,
     class_of,
+    make_corrector,
     plan,
 )
 from genpolicy.seeding import derive_seed
@@ -108,8 +109,6 @@ class ComposedPolicy(DenoisingPolicy):
         self.corrector_name, self.corrector_options = corrector, dict(corrector_options or {})
         self._corrector = None
         if corrector is not None:
-            from genpolicy.sampling.correctors import make_corrector
-
             self._corrector = make_corrector(corrector, self.corrector_options)
         self.n_particles = n_particles
         self.used = operator.used(len(self.members))
@@ -221,10 +220,19 @@ class ComposedPolicy(DenoisingPolicy):
             bound[i] = self._aligned(i, member.policy.bind(self._own_obs(member, obs)))
         return bound
 
-    def sample_block(self, block: Mapping[str, Tensor], seeds: Sequence[int]) -> Chunk:
-        """Sample one normalized chunk per row; with particles, each row from a group of them."""
+    def sample_block(
+        self,
+        block: Mapping[str, Tensor],
+        seeds: Sequence[int],
+        *,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Chunk:
+        """Sample one normalized chunk per row; with particles, each row from a group of them.
+
+        The steps that ``on_step`` sees are then those of one group after the other.
+        """
         if self.n_particles is None:
-            chunk = super().sample_block(block, seeds)
+            chunk = super().sample_block(block, seeds, on_step=on_step)
             if not bool(torch.isfinite(chunk).all()):
                 self._name_diverging(block, seeds)
             return chunk
@@ -237,10 +245,13 @@ class ComposedPolicy(DenoisingPolicy):
             ):
                 rows.append(rows[-1])  # a padded row
             else:
-                rows.append(self._best_of_group({k: v[i : i + 1] for k, v in block.items()}, seed))
+                row = {k: v[i : i + 1] for k, v in block.items()}
+                rows.append(self._best_of_group(row, seed, on_step))
         return torch.cat(rows)
 
-    def _best_of_group(self, row: Mapping[str, Tensor], seed: int) -> Chunk:
+    def _best_of_group(
+        self, row: Mapping[str, Tensor], seed: int, on_step: Callable[[Step], None] | None
+    ) -> Chunk:
         """Return one fair draw of the particles of one observation."""
         n = self.n_particles
         assert n is not None
@@ -258,6 +269,7 @@ class ComposedPolicy(DenoisingPolicy):
             action_dim=self.spec.action_dim,
             bounds=self.bounds,
             correct=self.corrector,
+            on_step=on_step,
             like=torch.empty(0, device=self.device),
         )
         return particles[:1]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from genpolicy.data.normalizer import Normalizer
-from genpolicy.denoisers import Denoiser, Kind, TrackingDenoiser
+from genpolicy.denoisers import Denoiser, Kind, Step, TrackingDenoiser
 from genpolicy.errors import NumericsError
 from genpolicy.paths import Path
 from genpolicy.policies.base import check_obs
@@ -139,8 +139,20 @@ class DenoisingPolicy(nn.Module, ABC):
         normalized = self.sample_block(block, [seeds[i] for i in rows.tolist()])
         return self.normalizer.denormalize_action(normalized[: stop - first])
 
-    def sample_block(self, block: Mapping[str, Tensor], seeds: Sequence[int]) -> Chunk:
-        """Sample one normalized chunk per row of a block of observations on the own device."""
+    def sample_block(
+        self,
+        block: Mapping[str, Tensor],
+        seeds: Sequence[int],
+        *,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Chunk:
+        """Sample one normalized chunk per row of a block of observations on the own device.
+
+        Args:
+            block: observations in physical units.
+            seeds: one per row.
+            on_step: called with every finished step, see ``sampling.sample``.
+        """
         return self.sampler.run(
             self.bind(block),
             None,
@@ -149,5 +161,6 @@ class DenoisingPolicy(nn.Module, ABC):
             action_dim=self.spec.action_dim,
             bounds=self.bounds,
             correct=self.corrector,
+            on_step=on_step,
             like=torch.empty(0, device=self.device),
         )

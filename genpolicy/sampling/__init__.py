@@ -3,6 +3,15 @@
 from genpolicy.denoisers import Step
 from genpolicy.paths import grid
 from genpolicy.sampling.constraints import Constraint, PinMode, Pinned, chain, clip_to, pin
+from genpolicy.sampling.correctors import (
+    CORRECTORS,
+    Hamiltonian,
+    Langevin,
+    MetropolisLangevin,
+    OnAccept,
+    UnderdampedHamiltonian,
+    make_corrector,
+)
 from genpolicy.sampling.diffusers_adapter import sample_with_scheduler
 from genpolicy.sampling.loop import Corrector, check_target, class_of, plan, sample
 from genpolicy.sampling.noise import NoiseSource, RowNoise, philox4x32
@@ -26,11 +35,16 @@ from genpolicy.sampling.rules import (
 from genpolicy.sampling.sampler import Sampler
 
 __all__ = [
+    "CORRECTORS",
     "RULES",
     "Coeffs",
     "Constraint",
     "Corrector",
+    "Hamiltonian",
+    "Langevin",
+    "MetropolisLangevin",
     "NoiseSource",
+    "OnAccept",
     "PinMode",
     "Pinned",
     "RowNoise",
@@ -38,6 +52,7 @@ __all__ = [
     "Sampler",
     "Stage",
     "Step",
+    "UnderdampedHamiltonian",
     "chain",
     "check_rule",
     "check_target",
@@ -50,6 +65,7 @@ __all__ = [
     "grid",
     "heun",
     "kinds_of",
+    "make_corrector",
     "make_rule",
     "midpoint",
     "philox4x32",
