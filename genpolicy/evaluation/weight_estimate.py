@@ -41,8 +41,8 @@ class WeightEstimate:
 
     Args:
         weights: one set for all levels, every level counting alike.
-        weights_std: standard deviation of ``weights`` over resamples of the windows; too small where
-            windows of one episode overlap.
+        weights_std: standard deviation of ``weights`` over resamples of the windows; too small
+            where windows of one episode overlap.
         log_snr: the levels, increasing (noisy first).
         level_weights: the best weights of each level.
         member_errors: for each level the mean squared error of each member about the added noise;

@@ -197,7 +197,7 @@ class Race:
         return runner
 
     def _proposal(self, number: int, seed: int) -> Point | None:
-        """Return the point of this number from an earlier session, or a new one."""
+        """Return the point of this number from an earlier run, or a new one."""
         if self.folder is not None:
             file = self.folder / f"trial-{number:02d}" / "trial.json"
             if file.exists():
