@@ -36,7 +36,13 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_public_names_are_a_decision():
     # A change here is a change of the public interface: it needs a CHANGELOG line.
-    assert set(genpolicy.__all__) == {"TaskSpec", "__version__", "evaluate", "load_policy"}
+    assert set(genpolicy.__all__) == {
+        "TaskSpec",
+        "__version__",
+        "compose",
+        "evaluate",
+        "load_policy",
+    }
 
 
 def test_every_public_name_resolves_and_is_documented():

@@ -1,5 +1,6 @@
 """Algorithms: one LightningModule per file; a reader sees the whole update in ``training_step``."""
 
+from genpolicy.algorithms.awr import AWR
 from genpolicy.algorithms.common import OptimizerSettings
 from genpolicy.algorithms.consistency_bc import ConsistencyBC
 from genpolicy.algorithms.consistency_distillation import ConsistencyDistillation
@@ -8,6 +9,7 @@ from genpolicy.algorithms.flow_bc import FlowBC
 from genpolicy.algorithms.trajectory_distillation import TrajectoryDistillation
 
 __all__ = [
+    "AWR",
     "ConsistencyBC",
     "ConsistencyDistillation",
     "DiffusionBC",

@@ -51,6 +51,8 @@ class WindowDataModule(LightningDataModule):
         symmetry: a symmetry of the task, for example ``"mirror"``; the image of every training
             episode is added to the training data (numbered ``n_episodes`` more), that of a
             validation episode is used for nothing. None adds nothing.
+        discount: also give every window its discounted return, for algorithms that weigh by it;
+            None does not.
         action_normalizer: ``"min_max"``, ``"mean_std"`` or ``"identity"``.
         obs_normalizer: the same for all low-dimensional observations, or by key; images are always
             mapped to [-1, 1].
@@ -78,6 +80,7 @@ class WindowDataModule(LightningDataModule):
         episode_range: Sequence[int] | None = None,
         max_episodes: int | None = None,
         symmetry: str | None = None,
+        discount: float | None = None,
         action_normalizer: Mode = "min_max",
         obs_normalizer: Mode | Mapping[str, Mode] = "min_max",
         on_nan: OnNan = "error",
@@ -130,6 +133,7 @@ class WindowDataModule(LightningDataModule):
         self.obs_normalizer: Mode | Mapping[str, Mode] = obs_normalizer
         self.reader_options = {"on_nan": on_nan, **(reader_options or {})}
         self.first_step = first_step
+        self.discount = discount
         self.episode_range = None if episode_range is None else tuple(episode_range)
         self._episodes: Episodes | None = None
 
@@ -244,6 +248,7 @@ class WindowDataModule(LightningDataModule):
             pad_before=self.pad_before,
             pad_after=self.pad_after,
             episode_ids=ids,
+            discount=self.discount,
         )
 
 

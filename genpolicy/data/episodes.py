@@ -180,6 +180,31 @@ class Episodes:
             return None
         return np.add.reduceat(self.rewards.astype(np.float64), self.episode_starts)
 
+    def returns_to_go(self, discount: float = 1.0) -> Array:
+        """Return ``sum_k discount^k reward[i + k]`` to the end of each row's episode, float32.
+
+        Args:
+            discount: in [0, 1].
+
+        Raises:
+            DataError: when the data has no rewards.
+            UsageError: for a discount out of range.
+        """
+        if self.rewards is None:
+            raise DataError(
+                f"{self.source.name}: the data has no rewards, so there are no returns; use data "
+                "that is labelled with rewards, or an algorithm that needs none"
+            )
+        if not 0.0 <= discount <= 1.0:
+            raise UsageError(f"returns: discount is {discount}, expected a value in [0, 1]")
+        found = self.rewards.astype(np.float64)
+        first = np.zeros(self.n_steps, bool)
+        first[self.episode_starts] = True
+        for row in range(self.n_steps - 2, -1, -1):
+            if not first[row + 1]:
+                found[row] += discount * found[row + 1]
+        return found.astype(np.float32)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the content (not of the file), as 64 hexadecimal digits.

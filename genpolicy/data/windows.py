@@ -22,7 +22,7 @@ but episodes too short for it are left out, and repetitions count in the loss.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -40,13 +40,15 @@ class WindowBatch(TypedDict):
 
     Entries: ``obs`` by key ``(batch, n_obs_steps, *shape)``; ``action`` ``(batch, horizon,
     action)``; ``mask`` ``(batch, horizon)``, true where the action was recorded and is no
-    repetition; ``index`` ``(batch,)``, the windows' numbers.
+    repetition; ``index`` ``(batch,)``, the windows' numbers; where it was asked for ``returns``
+    ``(batch,)``, the discounted return from the current step on.
     """
 
     obs: dict[str, Tensor]
     action: Float[Tensor, "batch horizon action"]
     mask: Bool[Tensor, "batch horizon"]
     index: Int[Tensor, " batch"]
+    returns: NotRequired[Float[Tensor, " batch"]]
 
 
 def check_window_sizes(*, n_obs_steps: int, horizon: int, pad_before: int, pad_after: int) -> None:
@@ -138,6 +140,7 @@ class WindowDataset:
         pad_before: as in ``WindowIndex``.
         pad_after: as in ``WindowIndex``.
         episode_ids: as in ``WindowIndex``.
+        discount: also return every window's discounted return; None does not.
     """
 
     def __init__(
@@ -149,6 +152,7 @@ class WindowDataset:
         pad_before: int,
         pad_after: int,
         episode_ids: Sequence[int] | Array | None = None,
+        discount: float | None = None,
     ) -> None:
         self.index = WindowIndex(
             episodes.episode_ends,
@@ -160,6 +164,9 @@ class WindowDataset:
         )
         self._obs = {key: torch.as_tensor(value) for key, value in episodes.obs.items()}
         self._actions = torch.as_tensor(episodes.actions)
+        self._returns = None
+        if discount is not None:
+            self._returns = torch.as_tensor(episodes.returns_to_go(discount))
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -169,12 +176,15 @@ class WindowDataset:
         """Return the windows with the given numbers, in that order."""
         rows, mask = self.index.rows(index)
         seen = rows[:, : self.index.n_obs_steps]
-        return WindowBatch(
+        batch = WindowBatch(
             obs={key: _take(value, seen) for key, value in self._obs.items()},
             action=_take(self._actions, rows),
             mask=mask,
             index=index,
         )
+        if self._returns is not None:
+            batch["returns"] = self._returns[rows[:, self.index.n_obs_steps - 1]]
+        return batch
 
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:

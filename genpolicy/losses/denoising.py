@@ -52,6 +52,7 @@ def denoising_loss(
     weighting: Weighting,
     generator: torch.Generator,
     mask: Mask = None,
+    row_weights: Float[Tensor, " batch"] | None = None,
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the denoising loss (2) of a batch.
 
@@ -64,6 +65,8 @@ def denoising_loss(
         generator: the only source of randomness.
         mask: True on valid entries of ``clean``; None when all are. Padded entries change neither
             the loss nor a gradient, whatever they hold.
+        row_weights: how much each row counts; None counts all alike. With weights w(clean, cond)
+            the minimum is the posterior mean of the density ``p w``, normalized.
 
     Returns:
         The loss, and metrics ``loss`` and ``denoised_error`` (mean squared error of the denoised
@@ -76,7 +79,17 @@ def denoising_loss(
     noise = draw_noise(clean, generator)
     alpha, sigma = denoiser.path.alpha_sigma(t)
     x_t = expand_t(alpha, clean) * clean + expand_t(sigma, clean) * noise
-    return prediction_loss(denoiser, x_t, clean, noise, t, cond, weighting=weighting, mask=mask)
+    return prediction_loss(
+        denoiser,
+        x_t,
+        clean,
+        noise,
+        t,
+        cond,
+        weighting=weighting,
+        mask=mask,
+        row_weights=row_weights,
+    )
 
 
 def prediction_loss(
@@ -89,6 +102,7 @@ def prediction_loss(
     *,
     weighting: Weighting,
     mask: Mask,
+    row_weights: Float[Tensor, " batch"] | None = None,
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Return the loss (2) for given noisy actions; ``clean`` and ``noise`` make the target."""
     target, gain = _target_and_gain(denoiser, clean, noise, t)
@@ -98,6 +112,8 @@ def prediction_loss(
     if not isinstance(weighting, PredictionWeighting):
         scaled = weighting.scaled(alpha, sigma, gain)
         weighted = per_row * scaled / gain.square().clamp(min=_TINY)
+    if row_weights is not None:
+        weighted = weighted * row_weights
     loss = mean_over_valid(weighted, mask)
     denoised = per_row.detach() * sigma.square() / gain.square().clamp(min=_TINY)
     return loss, {"loss": loss.detach(), "denoised_error": mean_over_valid(denoised, mask)}

@@ -15,6 +15,7 @@ from genpolicy.networks.residual_mlp import ResidualMLP
 from genpolicy.networks.resnet import ResNet18
 from genpolicy.networks.transformer import ChiTransformer
 from genpolicy.networks.unet1d import ConditionalUnet1D
+from genpolicy.networks.value import ValueNetwork
 from genpolicy.networks.vision import Crop, ImageEncoder, SpatialSoftmax
 from genpolicy.networks.weights import CopiedWeights, load_teacher_weights, weight_decay_groups
 
@@ -33,6 +34,7 @@ __all__ = [
     "SinusoidalEmbedding",
     "SpatialSoftmax",
     "TimeEmbedding",
+    "ValueNetwork",
     "load_teacher_weights",
     "weight_decay_groups",
 ]
