@@ -56,6 +56,7 @@ __all__ = [
     "Diagnostics",
     "Explanation",
     "LevelWeights",
+    "Sampler",
     "conjunction",
     "costs",
     "diagnose",

@@ -24,20 +24,14 @@ from genpolicy.composition.on_path import (
     on_path,
 )
 from genpolicy.composition.particles import Particles
+from genpolicy.composition.sums import conjunction, mean, negation, product, rl_guidance
 from genpolicy.composition.superposed import (
     Superposed,
     mixture,
     superpose_and,
     superpose_or,
 )
-from genpolicy.composition.weighted import (
-    Weighted,
-    conjunction,
-    mean,
-    negation,
-    product,
-    rl_guidance,
-)
+from genpolicy.composition.weighted import Weighted
 from genpolicy.composition.weights import LevelWeights, Weights, WeightSchedule
 
 __all__ = [
