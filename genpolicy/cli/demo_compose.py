@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genpolicy import compose
+from genpolicy.cli.demo_report import evaluate_each
 from genpolicy.composition import KeepOut, PointMass
 from genpolicy.errors import UsageError
-from genpolicy.evaluation import EvalResult, evaluate, replay
+from genpolicy.evaluation import EvalResult, replay
 from genpolicy.evaluation.statistics import Interval, wilson_interval
 from genpolicy.policies import ComposedPolicy, DenoisingPolicy, Policy
 
@@ -115,20 +116,9 @@ def compose_demo(
     )
     print(kept_out.explain())
     composed: dict[str, Policy] = {MEAN: mean, KEPT_OUT: kept_out}
-    seeds = range(int(config["first_seed"]), int(config["first_seed"]) + int(config["n_episodes"]))
-    results = {}
-    for name, policy in composed.items():
-        ledger = out / "compose" / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
-        print(f"evaluate {name}", flush=True)
-        results[name] = evaluate(
-            policy,
-            task,
-            seeds=seeds,
-            n_envs=int(config["n_envs"]),
-            ledger=ledger,
-            resume=ledger.exists(),
-        )
-    watched = list(seeds[: int(config["keep_out"]["n_episodes"])])
+    results = evaluate_each(config, composed, out / "compose", {})
+    start = int(config["first_seed"])
+    watched = list(range(start, start + int(config["keep_out"]["n_episodes"])))
     everyone = {_PARENTS[0]: policies[_PARENTS[0]], **composed}
     violations = {n: _violation(p, task, watched, disc) for n, p in everyone.items()}
     return DemoCompositions(composed, results, search, tuple(weights), violations)

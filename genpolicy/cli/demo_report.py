@@ -43,21 +43,32 @@ def evaluate_all(
     policies: dict[str, Policy] = {n: load_policy(out / "runs" / n / "last") for n in LEARNED}
     policies["controller"] = ControllerPolicy(task=task)
     policies["random"] = RandomPolicy(task=task)
-    seeds = range(int(config["first_seed"]), int(config["first_seed"]) + int(config["n_episodes"]))
+    checkpoints = {name: out / "runs" / name / "last" for name in LEARNED}
+    return evaluate_each(config, policies, out / "evaluations", checkpoints), policies
+
+
+def evaluate_each(
+    config: Mapping[str, Any],
+    policies: Mapping[str, Policy],
+    folder: Path,
+    checkpoints: Mapping[str, Path],
+) -> dict[str, EvalResult]:
+    """Evaluate policies on the demo's seeds, each with a ledger in ``folder`` that is continued."""
+    first = int(config["first_seed"])
     results = {}
     for name, policy in policies.items():
-        ledger = out / "evaluations" / f"{name}.jsonl"
+        ledger = folder / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
         print(f"evaluate {name}", flush=True)
         results[name] = evaluate(
             policy,
-            task,
-            seeds=seeds,
+            config["task"],
+            seeds=range(first, first + int(config["n_episodes"])),
             n_envs=int(config["n_envs"]),
             ledger=ledger,
             resume=ledger.exists(),
-            checkpoint=out / "runs" / name / "last" if name in LEARNED else None,
+            checkpoint=checkpoints.get(name),
         )
-    return results, policies
+    return results
 
 
 def write_demo_report(

@@ -261,18 +261,9 @@ class ComposedPolicy(DenoisingPolicy):
         def uniform(index: int) -> Tensor:
             return torch.special.ndtr(uniforms.draw(index)).reshape(1)
 
-        particles = self.sampler.run(
-            Particles(inner=self.bind(crowd), n_particles=n, uniform=uniform),
-            None,
-            seeds=[derive_seed(seed, "particle", k) for k in range(n)],
-            horizon=self.spec.horizon,
-            action_dim=self.spec.action_dim,
-            bounds=self.bounds,
-            correct=self.corrector,
-            on_step=on_step,
-            like=torch.empty(0, device=self.device),
-        )
-        return particles[:1]
+        particles = Particles(inner=self.bind(crowd), n_particles=n, uniform=uniform)
+        own_seeds = [derive_seed(seed, "particle", k) for k in range(n)]
+        return self._run(particles, own_seeds, on_step)[:1]
 
     def _name_diverging(self, block: Mapping[str, Tensor], seeds: Sequence[int]) -> None:
         """Raise an error that names the members whose first denoised actions are not finite."""

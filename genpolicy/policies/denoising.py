@@ -153,8 +153,14 @@ class DenoisingPolicy(nn.Module, ABC):
             seeds: one per row.
             on_step: called with every finished step, see ``sampling.sample``.
         """
+        return self._run(self.bind(block), seeds, on_step)
+
+    def _run(
+        self, denoiser: Member, seeds: Sequence[int], on_step: Callable[[Step], None] | None
+    ) -> Chunk:
+        """Sample one normalized chunk per seed with the own sampler and corrector."""
         return self.sampler.run(
-            self.bind(block),
+            denoiser,
             None,
             seeds=seeds,
             horizon=self.spec.horizon,
