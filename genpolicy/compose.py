@@ -49,6 +49,7 @@ from genpolicy.policies.operators import (
     Superposition,
     WeightsOfObs,
 )
+from genpolicy.policies.proposal import ProposalPolicy
 from genpolicy.sampling import Sampler
 from genpolicy.shapes import Chunk, Obs
 
@@ -69,6 +70,7 @@ __all__ = [
     "negation",
     "part",
     "product",
+    "proposal",
     "rl_guidance",
     "search_weights",
     "superpose_and",
@@ -309,3 +311,17 @@ def endpoint_mean(
         sampling: see the module; the rule is ``renoise``.
     """
     return ComposedPolicy(members, EndpointMean(weights=weights), **sampling)
+
+
+def proposal(
+    consistency: DenoisingPolicy, policy: DenoisingPolicy, *, level: float = 1.0
+) -> ProposalPolicy:
+    """Return a policy that starts from another's chunk: the exact use of a consistency policy.
+
+    Args:
+        consistency: where chunks come from.
+        policy: the policy, or composition, that goes on from the noised chunk, with its sampler
+            and, if it has one, its corrector.
+        level: sigma/alpha at which it goes on; 1 is as much noise as signal.
+    """
+    return ProposalPolicy(consistency, policy, level=level)

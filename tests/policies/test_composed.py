@@ -13,6 +13,7 @@ from genpolicy.errors import CheckpointError, NumericsError, UsageError
 from genpolicy.policies import ComposedPolicy, build_policy, load_policy
 from genpolicy.policies.checkpoint import save
 from genpolicy.sampling import Sampler
+from genpolicy.seeding import derive_seed
 from tests.policies.conftest import SPEC, config
 
 DDPM = Sampler(rule="ddpm", n_steps=12)
@@ -155,6 +156,29 @@ def test_consistency_policies_have_their_own_mean(flow, normalizer):
     assert torch.equal(one.sample(obs, seeds=range(5)), first.sample(obs, seeds=range(5)))
     with pytest.raises(UsageError, match="use mean"):
         gp.compose.endpoint_mean([flow, first], [0.5, 0.5])
+
+
+def test_a_consistency_policy_proposes_and_a_score_model_corrects(flow, diffusion, normalizer):
+    jump = build("consistency", normalizer, seed=3)
+    obs = observations()
+    clean = flow.with_sampler(n_steps=20)
+    near = gp.compose.proposal(jump, clean, level=0.02)
+    # With next to no noise left to remove it is the proposal.
+    seeds = [derive_seed(s, "proposal") for s in range(5)]
+    proposed = jump.sample(obs, seeds=seeds)
+    assert (near.sample(obs, seeds=range(5)) - proposed).abs().max() < 40
+    assert near.nfe == 2 + 1
+    corrected = gp.compose.mean([clean], [1.0], corrector="ula", corrector_options={"n_steps": 2})
+    far = gp.compose.proposal(jump, corrected, level=20.0)
+    assert (far.sample(obs, seeds=range(5)) - proposed).abs().max() > 100
+    whole = far.sample(obs, seeds=range(5))
+    assert torch.equal(far.sample({k: v[3:] for k, v in obs.items()}, seeds=[3, 4]), whole[3:])
+    with pytest.raises(UsageError, match="positive"):
+        gp.compose.proposal(jump, flow, level=-1.0)
+    with pytest.raises(UsageError, match="outside"):
+        gp.compose.proposal(jump, diffusion, level=1e9)
+    with pytest.raises(UsageError, match="corrects is a consistency"):
+        gp.compose.proposal(flow, jump)
 
 
 def test_members_may_see_other_observations_and_windows(flow, normalizer):
