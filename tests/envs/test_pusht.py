@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from genpolicy.envs.pusht import PushTEnv
-from genpolicy.pusht_geometry import block_keypoints
 from genpolicy.errors import UsageError
+from genpolicy.pusht_geometry import block_keypoints
 
 pytestmark = pytest.mark.sim
 

@@ -127,14 +127,14 @@ def test_langevin_settles_at_a_wider_variance(h, variance):
 @pytest.mark.parametrize(("n_leapfrogs", "damping"), [(1, 0.0), (3, 0.5), (2, 0.9)])
 def test_leapfrogs_without_rejection_settle_where_langevin_does(step_size, n_leapfrogs, damping):
     uhmc = UnderdampedHamiltonian(
-        n_steps=400,
+        n_steps=250,
         step_size=step_size,
         n_leapfrogs=n_leapfrogs,
         damping=damping,
         largest_step_size=2.0,
     )
-    start = torch.zeros(500, 1, 1, dtype=torch.float64)
-    found = moments(at_level(uhmc, POINT, start, noise=Impulses(n_rows=500)))
+    start = torch.zeros(300, 1, 1, dtype=torch.float64)
+    found = moments(at_level(uhmc, POINT, start, noise=Impulses(n_rows=300)))
     assert found == (0.0, pytest.approx(settled(step_size, 0.25), rel=1e-9))
 
 
@@ -167,25 +167,24 @@ MODES = MixtureDenoiser(PATH, means=(-1.5, 1.5), stds=(0.0, 0.0), weights=(0.25,
 
 @pytest.mark.parametrize("n_leapfrogs", [1, 3])
 def test_more_points_find_the_weights_of_modes(n_leapfrogs):
-    """At HALF the modes lie three of their widths apart: 0.281 of the mass is below 0."""
-    n_rows = 100_000
-    right = (Chance(n_rows).draw(1) > torch.special.ndtri(torch.tensor(0.25).double())).double()
-    start = HALF * Chance(n_rows).draw(0) + 0.5 * (3.0 * right - 1.5)
+    """At HALF the modes lie three of their widths apart: 0.2834 of the mass is below 0."""
+    n_rows = 50_000
+    is_right = torch.arange(n_rows).reshape(-1, 1, 1) % 4 > 0
+    start = torch.where(is_right, 0.75, -0.75) + HALF * Chance(n_rows).draw(0)
     found = {}
     for n_quadrature in (2, 3, 4):
         hmc = Hamiltonian(
-            n_steps=24 // n_leapfrogs,
+            n_steps=18 // n_leapfrogs,
             step_size=0.6,
             n_leapfrogs=n_leapfrogs,
             n_quadrature=n_quadrature,
         )
         out = at_level(hmc, MODES, start, noise=Chance(n_rows))
         found[n_quadrature] = (out < 0).double().mean().item()
-    print(found)
-    assert (start < 0).double().mean().item() == pytest.approx(0.281, abs=0.005)
-    assert found[2] > 0.3
-    assert found[3] == pytest.approx(0.281, abs=0.006)
-    assert found[4] == pytest.approx(0.281, abs=0.006)
+    assert (start < 0).double().mean().item() == pytest.approx(0.2834, abs=0.004)
+    assert found[2] > 0.31
+    assert found[3] == pytest.approx(0.2834, abs=0.006)
+    assert found[4] == pytest.approx(0.2834, abs=0.006)
 
 
 # --- one level: every decision --------------------------------------------------------------------
@@ -377,7 +376,7 @@ def test_any_sum_of_gaussians_is_kept(members, step_size, t, n_leapfrogs):
 
 # --- annealed targets, in the loop ----------------------------------------------------------------
 
-ANNEALED = KarrasPath(sigma_min=0.01, sigma_max=20.0)
+ANNEALED = KarrasPath(sigma_min=0.02, sigma_max=5.0)
 
 
 def gaussians(weights, *members):
@@ -395,21 +394,21 @@ def annealed_moments(denoiser, n_steps, rule, correct=None):
     """Return exact mean and variance of what ``sample`` makes of an affine denoiser."""
     times = grid(ANNEALED, n_steps, "log_snr")
     noise = Impulses(n_rows=2 + n_steps * (1 + (0 if correct is None else correct.n_steps)))
-    start = 20.0 * sum(denoiser.weights) ** -0.5 * noise.draw(0)
+    start = 5.0 * sum(denoiser.weights) ** -0.5 * noise.draw(0)
     return moments(sample(denoiser, start, times, None, rule=rule, noise=noise, correct=correct))
 
 
 @pytest.mark.parametrize(
-    ("rule", "variance"),
-    [(ddim, 0.0), (sde, 0.0833), (functools.partial(sde, churn=10.0), 0.1190)],
+    ("rule", "n_steps", "variance"),
+    [(ddim, 300, 0.0), (sde, 300, 0.0833), (functools.partial(sde, churn=10.0), 1000, 0.1190)],
 )
-def test_a_product_without_correction_misses(rule, variance):
-    mean, found = annealed_moments(PRODUCT, 2500, rule)
+def test_a_product_without_correction_misses(rule, n_steps, variance):
+    mean, found = annealed_moments(PRODUCT, n_steps, rule)
     assert mean == pytest.approx(0.0, abs=1e-6)
-    assert found == pytest.approx(variance, rel=0.03, abs=2e-4)
+    assert found == pytest.approx(variance, rel=0.04, abs=2e-3)
 
 
-ULA = Langevin(n_steps=60)
+ULA = Langevin(n_steps=40)
 UHMC = UnderdampedHamiltonian(n_steps=10)
 
 
@@ -419,16 +418,16 @@ UHMC = UnderdampedHamiltonian(n_steps=10)
     [(PRODUCT, (0.0, 0.125)), (CONVEX, (0.8824, 0.1176)), (CONJUNCTION, CONJUNCTION_TARGET)],
 )
 def test_unadjusted_correctors_reach_the_target(denoiser, target, correct):
-    mean, variance = annealed_moments(denoiser, 60, ddpm, correct)
+    mean, variance = annealed_moments(denoiser, 40, ddpm, correct)
     assert mean == pytest.approx(target[0], abs=0.02)
-    assert variance == pytest.approx(target[1], rel=0.02)
+    assert variance == pytest.approx(target[1], rel=0.03)
 
 
 @pytest.mark.parametrize(
     "correct",
     [
-        MetropolisLangevin(n_steps=20, step_size=0.4),
-        Hamiltonian(n_steps=6, step_size=0.2, damping=0.5),
+        MetropolisLangevin(n_steps=12, step_size=0.5),
+        Hamiltonian(n_steps=4, step_size=0.2, damping=0.5),
     ],
 )
 @pytest.mark.parametrize(
@@ -436,22 +435,21 @@ def test_unadjusted_correctors_reach_the_target(denoiser, target, correct):
     [(PRODUCT, (0.0, 0.125)), (CONVEX, (0.8824, 0.1176)), (CONJUNCTION, CONJUNCTION_TARGET)],
 )
 def test_rejecting_correctors_reach_the_target(denoiser, target, correct):
-    # Errors of 2e4 draws: 0.0025 of a mean, 1 % of a variance.
-    noise = Chance(20_000)
-    start = 20.0 * sum(denoiser.weights) ** -0.5 * noise.draw(0)
+    # Errors of 8000 draws: 0.004 of a mean, 1.6 % of a variance.
+    noise = Chance(8000)
+    start = 5.0 * sum(denoiser.weights) ** -0.5 * noise.draw(0)
     times = grid(ANNEALED, 40, "log_snr")
     out = sample(denoiser, start, times, None, rule=ddpm, noise=noise, correct=correct)
-    print(type(correct).__name__, out.mean().item(), out.var().item(), target)
-    assert out.mean().item() == pytest.approx(target[0], abs=0.025)
+    assert out.mean().item() == pytest.approx(target[0], abs=0.02)
     assert out.var().item() == pytest.approx(target[1], rel=0.05)
 
 
 def test_without_correction_unequal_widths_miss():
     """What the correctors of the two tests above repair."""
-    mean, variance = annealed_moments(CONVEX, 1000, sde)
+    mean, variance = annealed_moments(CONVEX, 500, sde)
     assert mean == pytest.approx(0.600, abs=0.01)
     assert variance == pytest.approx(0.185, rel=0.02)
-    mean, variance = annealed_moments(CONJUNCTION, 1000, sde)
+    mean, variance = annealed_moments(CONJUNCTION, 500, sde)
     assert variance < 0.8 * CONJUNCTION_TARGET[1]
 
 
