@@ -53,9 +53,6 @@ CASES = {
     "halves": Case(
         ("half-a/last", "half-b/last"), "pusht", PUSHT, "two halves of the demonstrations"
     ),
-    "goals": Case(
-        ("pusht-flow", "shifted/last"), "pusht", PUSHT, "data for this goal + another goal"
-    ),
     "maze2d": Case(
         ("maze2d-umaze-flow", "maze2d-umaze-diffusion"), "maze2d-umaze", MAZE, "two strong, maze2d"
     ),
