@@ -123,7 +123,7 @@ def collect(folder: Path) -> None:
 
 
 def report_rows(search: WeightSearch) -> list[dict[str, object]]:
-    """Return one row per reported candidate: figures on the seeds that had no part in the choice."""
+    """Return one row per reported candidate, on the seeds that had no part in the choice."""
     rows = []
     for number, result in search.report.items():
         candidate = search.candidates[number]

@@ -143,7 +143,7 @@ def test_leapfrogs_without_rejection_settle_where_langevin_does(step_size, n_lea
     [
         (MetropolisLangevin(n_steps=40, step_size=0.8), 0.84),
         (Hamiltonian(n_steps=30, step_size=0.8, n_leapfrogs=1, damping=0.9), 0.84),
-        (Hamiltonian(n_steps=30, step_size=0.8, n_leapfrogs=2), 0.936),
+        (Hamiltonian(n_steps=30, step_size=0.8, n_leapfrogs=2, damping=0.0), 0.936),
     ],
 )
 def test_rejection_removes_the_bias(corrector, acceptance):
@@ -286,7 +286,7 @@ def test_langevin_proposals_decide_by_the_reverse_proposal():
         wrong = functools.partial(by_proposals, **mistake)
         _, others = textbook(GAUSSIANS, x, log_accept=wrong, **plan)
         assert (others != decisions).double().mean().item() > 0.02
-    same = Hamiltonian(n_steps=6, step_size=0.3, n_leapfrogs=1)
+    same = Hamiltonian(n_steps=6, step_size=0.3, n_leapfrogs=1, damping=0.0)
     assert torch.equal(at_level(same, GAUSSIANS, x, noise=noise), out)
 
 
@@ -296,6 +296,7 @@ def test_many_points_decide_as_the_density_does():
         n_steps=3,
         step_size=0.5,
         n_leapfrogs=2,
+        damping=0.0,
         n_quadrature=12,
         on_accept=lambda t, rows: seen.append(rows),
     )
@@ -337,9 +338,7 @@ def test_any_sum_of_gaussians_is_kept(members, step_size, t, n_leapfrogs):
     target, variance = tilt / precision, 1.0 / precision
     # unadjusted: (5) is kept, and the mean nears that of the target by the factor of one step
     wide = settled(step_size, variance, sigma=t)
-    start = target + 1.0 + math.sqrt(wide) * Impulses(n_rows=20).draw(0)
-    noise = Impulses(n_rows=20, seen={(0, 0): 1})
-    noise.draw(0)
+    noise = Impulses(n_rows=20)
     start = target + 1.0 + math.sqrt(wide) * noise.draw(0)
     ula = Langevin(n_steps=5, step_size=step_size, largest_step_size=1.0)
     mean, found = moments(at_level(ula, both, start, t=t, noise=noise))
@@ -352,6 +351,7 @@ def test_any_sum_of_gaussians_is_kept(members, step_size, t, n_leapfrogs):
         n_steps=2,
         step_size=step_size,
         n_leapfrogs=n_leapfrogs,
+        damping=0.5,
         on_accept=lambda t, rows: seen.append(rows),
     )
     noise = Chance(50, (2, 2))
@@ -365,7 +365,7 @@ def test_any_sum_of_gaussians_is_kept(members, step_size, t, n_leapfrogs):
         n_steps=2,
         step_size=step_size,
         n_leapfrogs=n_leapfrogs,
-        damping=0.0,
+        damping=0.5,
         log_accept=by_momenta,
     )
     torch.testing.assert_close(
@@ -408,7 +408,7 @@ def test_a_product_without_correction_misses(rule, n_steps, variance):
     assert found == pytest.approx(variance, rel=0.04, abs=2e-3)
 
 
-ULA = Langevin(n_steps=40)
+ULA = Langevin(n_steps=60)
 UHMC = UnderdampedHamiltonian(n_steps=10)
 
 
@@ -418,7 +418,7 @@ UHMC = UnderdampedHamiltonian(n_steps=10)
     [(PRODUCT, (0.0, 0.125)), (CONVEX, (0.8824, 0.1176)), (CONJUNCTION, CONJUNCTION_TARGET)],
 )
 def test_unadjusted_correctors_reach_the_target(denoiser, target, correct):
-    mean, variance = annealed_moments(denoiser, 40, ddpm, correct)
+    mean, variance = annealed_moments(denoiser, 30, ddpm, correct)
     assert mean == pytest.approx(target[0], abs=0.02)
     assert variance == pytest.approx(target[1], rel=0.03)
 
@@ -438,7 +438,7 @@ def test_rejecting_correctors_reach_the_target(denoiser, target, correct):
     # Errors of 8000 draws: 0.004 of a mean, 1.6 % of a variance.
     noise = Chance(8000)
     start = 5.0 * sum(denoiser.weights) ** -0.5 * noise.draw(0)
-    times = grid(ANNEALED, 40, "log_snr")
+    times = grid(ANNEALED, 30, "log_snr")
     out = sample(denoiser, start, times, None, rule=ddpm, noise=noise, correct=correct)
     assert out.mean().item() == pytest.approx(target[0], abs=0.02)
     assert out.var().item() == pytest.approx(target[1], rel=0.05)
