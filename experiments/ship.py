@@ -47,7 +47,7 @@ def main(name: str, checkpoint: str, result_file: str, description: str, command
     lines += [
         "",
         "Versions: " + " ".join(f"{k}={v}" for k, v in versions.items()) + ".",
-        f"Other checkpoints and seeds: [experiments/{experiment}](../../experiments/{experiment}/).",
+        f"Others: [experiments/{experiment}](../../experiments/{experiment}/).",
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
