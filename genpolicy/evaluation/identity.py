@@ -199,7 +199,8 @@ class CheckpointInfo:
     Args:
         path: as the caller named it.
         step: optimizer steps it was trained for; None when the checkpoint does not say.
-        weights: ``"ema"`` or ``"raw"``; None when the policy's weights equal neither file.
+        weights: ``"ema"`` or ``"raw"``; None when the policy's weights equal neither file;
+            ``"composed"`` for a composition.
         links: the run's names for it: some of ``"last"`` and ``"best"``.
         dataset: name of the training data; empty when the checkpoint does not say.
         dataset_fingerprint: of the training data; empty when the checkpoint does not say.
@@ -245,7 +246,11 @@ def describe_checkpoint(path: str | Path, identity: PolicyIdentity) -> Checkpoin
         CheckpointError: when there is no checkpoint, or it is damaged.
     """
     from genpolicy.policies import read_card
+    from genpolicy.policies.checkpoint import resolve_checkpoint
+    from genpolicy.policies.composition_checkpoint import is_composition
 
+    if is_composition(resolve_checkpoint(path)):  # its members are named by the identity itself
+        return CheckpointInfo(path=str(path), step=None, weights="composed", links=())
     card = read_card(path)
     kinds = [k for k, file in card.weights.items() if file["sha256"] == identity.weights_sha256]
     step = card.training.get("step")

@@ -10,6 +10,7 @@ import genpolicy as gp
 from genpolicy.composition import LevelWeights
 from genpolicy.data.normalizer import FieldStats, Normalizer
 from genpolicy.errors import CheckpointError, NumericsError, UsageError
+from genpolicy.evaluation.identity import describe_checkpoint, identify_policy
 from genpolicy.policies import ComposedPolicy, build_policy, load_policy
 from genpolicy.policies.checkpoint import save
 from genpolicy.sampling import Sampler
@@ -380,6 +381,7 @@ def test_a_composition_is_saved_with_its_members(checkpoint_of, tmp_path):
     obs = observations()
     assert torch.equal(again.sample(obs, seeds=range(5)), outer.sample(obs, seeds=range(5)))
     assert again.explain().members == outer.explain().members
+    assert "composed weights" in describe_checkpoint(folder, identify_policy(again)).describe()
     (folder / "members" / "0" / "members" / "1" / "policy.json").unlink()
     with pytest.raises(CheckpointError, match="members"):
         load_policy(folder)
