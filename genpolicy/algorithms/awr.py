@@ -6,10 +6,16 @@ With the return R of a window's data from its current step on, and a baseline V 
     (2)  w = min(exp(A/beta), max_weight), divided by its mean over the batch
     (3)  loss = mean of w times the denoising loss of the row
 
-The minimum of (3) is the posterior mean of ``p(action | obs) exp(A/beta)``, normalized: the optimum
-of ``E[A] - beta KL(. | p)``, with p the policy of the data (but for windows whose weight was cut).
-RL guidance by a scale w between a policy trained without weights and this one therefore aims at
-what this algorithm gives for ``beta/w``.
+The minimum of (3) is the posterior mean of ``p(action | obs) exp(Q/beta)``, normalized, with p the
+policy of the data (but for windows whose weight was cut) and::
+
+    (4)  Q(obs, action) = beta log E[ exp(A/beta) | obs, action ]
+
+Where the observation and the actions decide the return, Q is A, this is the optimum of
+``E[A] - beta KL(. | p)``, and RL guidance by a scale w between a policy trained without weights and
+this one aims at what this algorithm gives for ``beta/w``. Where they do not, Q also likes actions
+whose return varies, the more the smaller beta is, and the two differ. V changes no minimum: it
+depends on the observation alone. Returns end with the episode, whatever ended it.
 
 Source: arXiv 1910.00177 (equation 9); 2006.09359 for the same as a policy update.
 """
@@ -29,6 +35,7 @@ from genpolicy.algorithms.common import (
     denoiser_of,
     step_generator,
 )
+from genpolicy.algorithms.frozen import check_same_task
 from genpolicy.denoisers import ParameterizedDenoiser
 from genpolicy.errors import UsageError
 from genpolicy.losses import TimeSampler, Weighting, denoising_loss
@@ -54,8 +61,9 @@ class AWR(LightningModule):
         init_from: checkpoint whose encoder and network are started from; None starts anew.
 
     Raises:
-        UsageError: for values outside these ranges.
-        CheckpointError: when ``init_from`` is another network.
+        UsageError: for values outside these ranges, or when ``init_from`` is a composition or its
+            network predicts something else or on another path.
+        CheckpointError: when ``init_from`` has another network, other windows or statistics.
     """
 
     def __init__(
@@ -80,13 +88,7 @@ class AWR(LightningModule):
                 "expected beta > 0, max_weight > 1 and value_warmup >= 0"
             )
         if init_from is not None:
-            base = load_policy(init_from)
-            if not isinstance(base, GenerativePolicy):
-                raise UsageError(
-                    f"AWR: {init_from} is a composition; start from one of its members"
-                )
-            load_teacher_weights(policy.encoder, base.encoder.state_dict())
-            load_teacher_weights(policy.denoiser.network, base.denoiser.network.state_dict())
+            _start_from(init_from, policy)
         self.policy = policy
         self.optimizer_settings = optimizer
         self.seed = seed
@@ -103,11 +105,24 @@ class AWR(LightningModule):
         return denoiser_of(self.policy, ParameterizedDenoiser, who="AWR")
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of (3) and the baseline's loss, and named figures.
+        """Return the policy's loss (3) and named figures; the baseline's loss is no part of it.
 
         Raises:
             UsageError: when the batch has no returns.
         """
+        policy_loss, _, metrics = self._losses(batch, generator)
+        return policy_loss, metrics
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """One step of gradient descent on the sum of (3) and the baseline's loss."""
+        generator = step_generator(self, self.seed)
+        policy_loss, value_loss, metrics = self._losses(batch, generator)
+        return {"loss": policy_loss + value_loss, "metrics": metrics}
+
+    def _losses(
+        self, batch: Any, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return (3), the baseline's mean squared error in units of beta, and named figures."""
         if "returns" not in batch:
             raise UsageError(
                 "AWR: the windows come without returns; set data.discount, for example to 0.99, "
@@ -138,12 +153,7 @@ class AWR(LightningModule):
             "clipped_weights": clipped,
             "effective_rows": weights.sum().square() / weights.square().sum() / len(weights),
         }
-        return loss + value_loss, metrics
-
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """One step of gradient descent on ``loss``."""
-        loss, metrics = self.loss(batch, step_generator(self, self.seed))
-        return {"loss": loss, "metrics": metrics}
+        return loss, value_loss, metrics
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up."""
@@ -160,6 +170,25 @@ def advantage_weights(
         beta: temperature.
         max_weight: limit before normalization.
     """
-    raw = (advantage / beta).exp()
+    exponent = advantage / beta
+    # Where all are negative the largest counts as 0: the ratios stay, and not all underflow.
+    raw = (exponent - exponent.max().clamp(max=0.0)).exp()
     limited = raw.clamp(max=max_weight)
     return limited / limited.mean(), (raw > max_weight).to(raw.dtype).mean()
+
+
+def _start_from(checkpoint: str, policy: GenerativePolicy) -> None:
+    """Copy encoder and network of a checkpoint that means the same by its network's output."""
+    base = load_policy(checkpoint)
+    if not isinstance(base, GenerativePolicy):
+        raise UsageError(f"AWR: {checkpoint} is a composition; start from one of its members")
+    check_same_task(policy, base, checkpoint)
+    had, wanted = (denoiser_of(p, ParameterizedDenoiser, who="AWR") for p in (base, policy))
+    for name in ("path", "predicts", "precondition", "sigma_data", "time_scale", "time_shift"):
+        if getattr(had, name) != getattr(wanted, name):
+            raise UsageError(
+                f"AWR: {checkpoint} was trained with {name} {getattr(had, name)}, this run has "
+                f"{getattr(wanted, name)}; choose the path and denoiser of the checkpoint"
+            )
+    load_teacher_weights(policy.encoder, base.encoder.state_dict())
+    load_teacher_weights(policy.denoiser.network, base.denoiser.network.state_dict())

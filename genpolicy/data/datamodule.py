@@ -51,8 +51,8 @@ class WindowDataModule(LightningDataModule):
         symmetry: a symmetry of the task, for example ``"mirror"``; the image of every training
             episode is added to the training data (numbered ``n_episodes`` more), that of a
             validation episode is used for nothing. None adds nothing.
-        discount: also give every window its discounted return, for algorithms that weigh by it;
-            None does not.
+        discount: also give every window its return from the current step on, discounted by this
+            factor in [0, 1], for algorithms that weigh by it; None does not.
         action_normalizer: ``"min_max"``, ``"mean_std"`` or ``"identity"``.
         obs_normalizer: the same for all low-dimensional observations, or by key; images are always
             mapped to [-1, 1].
@@ -120,6 +120,8 @@ class WindowDataModule(LightningDataModule):
                 f"data: episode_range is {list(episode_range)}, expected [first, stop] with "
                 "0 <= first < stop"
             )
+        if discount is not None and not 0.0 <= discount <= 1.0:
+            raise UsageError(f"data: discount is {discount}, expected 0 to 1, or null")
         if max_episodes is not None and max_episodes < 1:
             raise UsageError(f"data: max_episodes is {max_episodes}, expected at least 1 or null")
         self._symmetry = None if symmetry is None else dataset_symmetry(task, symmetry)

@@ -140,7 +140,11 @@ class WindowDataset:
         pad_before: as in ``WindowIndex``.
         pad_after: as in ``WindowIndex``.
         episode_ids: as in ``WindowIndex``.
-        discount: also return every window's discounted return; None does not.
+        discount: also return every window's discounted return, in [0, 1]; None does not.
+
+    Raises:
+        DataError: when returns are asked for and the data has no rewards.
+        UsageError: for sizes or a discount out of range.
     """
 
     def __init__(

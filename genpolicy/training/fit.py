@@ -232,15 +232,22 @@ def _wandb_logger(
 ) -> Logger:
     """Return a W&B logger that continues the run's id, offline when it cannot connect."""
     try:
-        import wandb  # pyright: ignore[reportMissingImports]
+        import wandb.errors  # pyright: ignore[reportMissingImports]
         from lightning.pytorch.loggers import WandbLogger
     except ImportError as error:
         raise UsageError("logger=wandb needs W&B; install genpolicy[wandb]") from error
     identity = f"{derive_seed(str(folder.path.resolve()), str(config['name'])):x}"
     shared = {"project": settings["project"], "entity": settings["entity"], "id": identity}
-    try:
-        return WandbLogger(
-            save_dir=str(folder.path), offline=bool(settings["offline"]), resume="allow", **shared
-        )
-    except (wandb.errors.CommError, wandb.errors.UsageError, OSError):
-        return WandbLogger(save_dir=str(folder.path), offline=True, **shared)
+    if not settings["offline"]:
+        online = WandbLogger(save_dir=str(folder.path), resume="allow", **shared)
+        try:
+            _ = online.experiment  # connects, or says that it cannot
+        except (wandb.errors.Error, OSError) as error:
+            warnings.warn(
+                f"W&B cannot be reached ({error}); logging offline to {folder.path}/wandb, send it "
+                "later with `wandb sync`",
+                stacklevel=2,
+            )
+        else:
+            return online
+    return WandbLogger(save_dir=str(folder.path), offline=True, mode="offline", **shared)
