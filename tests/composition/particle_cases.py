@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from genpolicy.composition.particles import Particles
-from genpolicy.composition.weighted import conjunction, mean, product, rl_guidance
+from genpolicy.composition.sums import conjunction, mean, product, rl_guidance
 from genpolicy.denoisers import Target, as_tracking
 from genpolicy.paths import KarrasPath, expand_t, grid
 from genpolicy.sampling import sample, sde

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from genpolicy.composition.guided import CostGuided
 from genpolicy.composition.on_path import OnPath
 from genpolicy.composition.particles import Particles
-from genpolicy.composition.weighted import mean, product
+from genpolicy.composition.sums import mean, product
 from genpolicy.errors import NumericsError, UsageError
 from genpolicy.paths import KarrasPath, LinearPath, VPPath, grid
 from genpolicy.sampling import (

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genpolicy.composition.on_path import on_path
+from genpolicy.composition.sums import mean, product
 from genpolicy.composition.superposed import (
     Superposed,
     SuperposedCarry,
@@ -18,7 +19,6 @@ from genpolicy.composition.superposed import (
     superpose_and,
     superpose_or,
 )
-from genpolicy.composition.weighted import mean, product
 from genpolicy.denoisers import Denoiser, TrackingDenoiser
 from genpolicy.errors import UsageError
 from genpolicy.paths import CosinePath, KarrasPath, LinearPath, grid
