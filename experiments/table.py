@@ -12,24 +12,55 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 PRIMARY = {"maze2d_umaze": "d4rl_score", "pusht": "max_reward"}
 
 
+def rows_of(folder: str) -> list[dict[str, str]]:
+    """Return the rows of an experiment's results; none where it has none yet."""
+    file = ROOT / "experiments" / folder / "results.csv"
+    if not file.exists():
+        return []
+    with open(file, encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def composed() -> list[tuple[str, str, str, str, str, str, str, str]]:
+    """Return what the table shows of compositions: folder to number of episodes."""
+    found = []
+    for row in rows_of("gpc"):
+        name, weight = f"{row['case']}: {row['policy']}", f"weight {row['weight_of_first']}"
+        figures = row["metric"], row["mean"], row["low"], row["high"], row["n"]
+        found.append(("gpc", name, weight, *figures))
+    for row in rows_of("rlg"):
+        if row["metric"] == "d4rl_score":
+            figures = row["metric"], row["mean"], row["low"], row["high"], row["n"]
+            found.append(("rlg", row["policy"], f"w = {float(row['scale']):g}", *figures))
+    for row in rows_of("poco"):
+        if row["gradient"] == "through" and float(row["scale"]) in (0.0, 1e3, 1e4):
+            scale = f"scale {float(row['scale']):g}"
+            rate = row["violation_rate"], row["violation_low"], row["violation_high"], row["n"]
+            score = row["d4rl_score"], row["score_low"], row["score_high"], row["n"]
+            found.append(("poco", "flow, kept out", scale, "violation_rate", *rate))
+            found.append(("poco", "flow, kept out", scale, "d4rl_score", *score))
+    return found
+
+
 def table() -> str:
     """Return the table in Markdown."""
     lines = [
-        "| experiment | policy | seed or step | metric | mean | 95% interval | n |",
+        "| experiment | policy | seed, step or setting | metric | mean | 95% interval | n |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for folder, metric in PRIMARY.items():
-        file = ROOT / "experiments" / folder / "results.csv"
-        if not file.exists():
-            continue
-        with open(file, encoding="utf-8") as handle:
-            for row in csv.DictReader(handle):
-                if row["metric"] == metric:
-                    mean, low, high = (float(row[k]) for k in ("mean", "low", "high"))
-                    lines.append(
-                        f"| [{folder}](experiments/{folder}/) | {row['policy']} | {row['step']} | "
-                        f"{metric} | {mean:.3g} | {low:.3g} to {high:.3g} | {row['n']} |"
-                    )
+        for row in rows_of(folder):
+            if row["metric"] == metric:
+                mean, low, high = (float(row[k]) for k in ("mean", "low", "high"))
+                lines.append(
+                    f"| [{folder}](experiments/{folder}/) | {row['policy']} | {row['step']} | "
+                    f"{metric} | {mean:.3g} | {low:.3g} to {high:.3g} | {row['n']} |"
+                )
+    for folder, policy, setting, metric, mean, low, high, n in composed():
+        lines.append(
+            f"| [{folder}](experiments/{folder}/) | {policy} | {setting} | {metric} | "
+            f"{float(mean):.3g} | {float(low):.3g} to {float(high):.3g} | {n} |"
+        )
     return "\n".join(lines)
 
 

@@ -46,6 +46,7 @@ OPTIONAL_EXTRAS = {
     "diffusers": "comparing with diffusers schedulers",
     "robomimic": "robosuite tasks",
     "d4rl": "comparing with D4RL's own readers",
+    "search": "Bayesian weight search",
     "wandb": "logging to Weights & Biases",
 }
 
