@@ -80,9 +80,9 @@ def test_weights_of_advantages_far_below_zero_keep_their_ratios():
 
 
 def test_returns_that_vary_are_sought_and_more_than_guidance_by_a_scale_would():
-    # The return is a n with an unseen n ~ N(0, 1): E[exp(R/beta) | a] = exp(a^2/(2 beta^2)), so that
+    # Return a n with an unseen n ~ N(0, 1): E[exp(R/beta) | a] = exp(a^2/(2 beta^2)), so that
     # N(0, 1) gets the variance 1/(1 - 1/beta^2) although all actions have the same mean return.
-    # Guidance by w = 2 between N(0, 1) and the density for beta 6 has 1/(1 - 2/36), not 1/(1 - 1/9).
+    # Guidance by w = 2 from N(0, 1) to the density for beta 6 has 1/(1 - 2/36), not 1/(1 - 1/9).
     generator = torch.Generator().manual_seed(0)
     action, unseen = torch.randn(2, 1_000_000, generator=generator, dtype=torch.float64)
 
