@@ -18,7 +18,7 @@ from genpolicy.errors import GenpolicyError, UsageError
 __all__ = ["HELP", "run"]
 
 HELP = """\
-usage: genpolicy demo [out=demo] [n_data_steps=200000] [max_steps=10000] [n_episodes=100]
+usage: genpolicy demo [out=demo] [n_data_steps=200000] [max_steps=8000] [n_episodes=100]
 
 Make maze2d data in MuJoCo, train a diffusion, a flow and a consistency policy on it, evaluate them
 on the same seeds as the data-collecting controller and a random policy, compose the first two (a

@@ -229,6 +229,8 @@ def _target(
         total_weight=total,
         unbiased=("corrected", "particles"),
         refused=tuple(sorted(refusals)),
-        remedy=remedies[0] if remedies and not refused else "use corrector='mala' or particles",
+        remedy=remedies[0]
+        if remedies and not refused
+        else "use corrector='hmc' or particles (n_particles)",
         note=note,
     )

@@ -25,8 +25,8 @@ class Explanation:
         sampler_class: ``"ode"``, ``"sde"``, ``"corrected"`` or ``"particles"``.
         verdict: ``"exact"`` for trained policies, else ``"unbiased"``, ``"biased"`` or
             ``"heuristic"``.
-        nfe: network evaluations per chunk and particle, those of all members together, without
-            those of a corrector.
+        nfe: network evaluations per chunk and particle at most, those of all members and of the
+            corrector together.
         n_particles: particles per chunk; 1 without particles.
         members: the members' own explanations, with the number of each that is in use.
     """
@@ -92,6 +92,9 @@ def explain(policy: DenoisingPolicy) -> Explanation:
         kind = "particles"
         sampler += f", {policy.n_particles} particles"
     members = tuple((i, explain(policy.members[i].policy)) for i in policy.used)
+    corrections = 0
+    if policy.corrector is not None:  # after every step but the last, where it acts at all levels
+        corrections = getattr(policy.corrector, "nfe_per_level", 0) * (len(steps) - 1)
     evaluations = sum(policy.evaluations_of(i) for i in policy.used)
     return Explanation(
         name=type(policy.operator).__name__,
@@ -101,7 +104,7 @@ def explain(policy: DenoisingPolicy) -> Explanation:
         sampler=sampler,
         sampler_class=kind,
         verdict=_verdict(policy.target, kind),
-        nfe=policy.nfe * evaluations,
+        nfe=(policy.nfe + corrections) * evaluations,
         n_particles=policy.n_particles or 1,
         members=members,
     )

@@ -91,6 +91,11 @@ def sample(
     values = _checked_times(times, path)
     steps = plan(rule, path, values)
     check_rule(rule, denoiser.kind, steps)
+    if correct is not None and denoiser.kind == "flow_map":
+        raise UsageError(
+            "sample: a consistency policy has no score, so it cannot be corrected; correct a score "
+            "model that starts from its samples (genpolicy.compose.proposal)"
+        )
     check_target(target_of(denoiser), class_of(steps, correct))
     constraint = Constraint() if constrain is None else constrain
     lo, hi = constraint.step_bounds

@@ -127,6 +127,12 @@ def test_every_composition_explains_itself(flow, diffusion):
         assert part in text
     nested = gp.compose.mean([gp.compose.mean([flow, diffusion], [0.5, 0.5]), flow], [0.5, 0.5])
     assert nested.explain().nfe == 30
+    options = {"n_steps": 2, "n_leapfrogs": 3}
+    corrected = gp.compose.product(
+        [flow, diffusion], sampler=DDPM, corrector="uhmc", corrector_options=options
+    )
+    assert corrected.explain().nfe == 2 * (12 + 11 * 6)
+    assert corrected.explain().verdict == "unbiased"
     crowd = gp.compose.product([flow, diffusion], sampler=DDPM, n_particles=4).explain()
     assert (crowd.sampler_class, crowd.verdict, crowd.n_particles) == ("particles", "unbiased", 4)
     assert gp.compose.product([flow, diffusion], sampler=DDPM).explain().verdict == "biased"
@@ -157,6 +163,9 @@ def test_consistency_policies_have_their_own_mean(flow, normalizer):
     assert torch.equal(one.sample(obs, seeds=range(5)), first.sample(obs, seeds=range(5)))
     with pytest.raises(UsageError, match="use mean"):
         gp.compose.endpoint_mean([flow, first], [0.5, 0.5])
+    corrected = gp.compose.endpoint_mean([first, second], [0.5, 0.5], corrector="ula")
+    with pytest.raises(UsageError, match="no score"):
+        corrected.sample(obs, seeds=range(5))
 
 
 def test_a_consistency_policy_proposes_and_a_score_model_corrects(flow, diffusion, normalizer):
