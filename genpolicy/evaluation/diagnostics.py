@@ -24,8 +24,8 @@ the width of the member's modes. A ratio below 1 is harmless: the actions are na
 
 All noise is the same for every member, so differences between members are not those of the noise.
 
-Source: (1) to (5) are the quantities that arXiv 2510.01068 leaves out of its success rates; (6) is
-derived here.
+Source: derived here. arXiv 2510.01068 judges compositions by success rates alone, which do not show
+why one fails.
 """
 
 from __future__ import annotations
