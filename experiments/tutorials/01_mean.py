@@ -106,8 +106,8 @@ show(
 # Policy A goes left or right, `1/2 N(-1, 0.1^2) + 1/2 N(1, 0.1^2)`; policy B always right. The
 # geometric mean has practically all its mass on the right. The sampler averages the two directions
 # at noise levels where A is still open to both, and some of the actions end *in between*, where no
-# policy has data: 17 % with a deterministic sampler, 4 % with noise (from runs with 2000 steps). On
-# a robot, between left and right may stand the obstacle.
+# policy has data: 17 % with a deterministic sampler, about 4 % with noise (from runs with 2000
+# steps). On a robot, between left and right may stand the obstacle.
 
 # %%
 two = mixture([(-1.0, 0.0), (1.0, 0.0)], 0.1, path=EXPLODING)
