@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -72,6 +73,21 @@ class TaskSpec:
     def executed(self) -> slice:
         """Entries of a chunk that the receding horizon executes."""
         return slice(self.n_obs_steps - 1, self.n_obs_steps - 1 + self.n_action_steps)
+
+    def blank_obs(
+        self, n_rows: int, *, device: torch.device | str | None = None
+    ) -> dict[str, Tensor]:
+        """Return observations of zeros: float32, and uint8 for images, which have three axes."""
+        return {
+            key: torch.zeros(
+                n_rows,
+                self.n_obs_steps,
+                *shape,
+                dtype=torch.uint8 if len(shape) == 3 else torch.float32,
+                device=device,
+            )
+            for key, shape in self.obs_shapes.items()
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return plain containers that ``from_json`` reads back."""

@@ -292,9 +292,7 @@ def _action_blocks(task: str, policies: Mapping[str, Policy], seeds: Sequence[in
 
 
 def _latency(policy: Policy) -> Any:
-    shapes = policy.spec.obs_shapes
-    obs = {k: torch.zeros(1, policy.spec.n_obs_steps, *shape) for k, shape in shapes.items()}
-    return measure_latency(policy, obs, batch_sizes=(1, 64))
+    return measure_latency(policy, policy.spec.blank_obs(1), batch_sizes=(1, 64))
 
 
 def _commands(config: Mapping[str, Any], out: Path, data: Path) -> str:

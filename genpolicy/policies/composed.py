@@ -325,12 +325,8 @@ class ComposedPolicy(DenoisingPolicy):
 
     def _unbound(self) -> Member:
         """Return the composition for one row of zeros, to read its target and check its members."""
-        zeros = {
-            key: torch.zeros(1, self.spec.n_obs_steps, *shape, device=self.device)
-            for key, shape in self.spec.obs_shapes.items()
-        }
         with torch.no_grad():
-            return self.bind(zeros)
+            return self.bind(self.spec.blank_obs(1, device=self.device))
 
     def _check_sampler(self) -> None:
         """Refuse at once what the sampling loop would refuse at the first call."""

@@ -412,3 +412,25 @@ def test_a_policy_is_saved_with_the_sampler_it_has(checkpoint_of, tmp_path):
     obs = observations()
     assert again.sampler.n_steps == 3
     assert torch.equal(again.sample(obs, seeds=range(5)), policy.sample(obs, seeds=range(5)))
+
+
+def test_a_policy_of_images_and_one_of_keypoints_are_composed(flow, normalizer):
+    rng = np.random.default_rng(0)
+    pixels = FieldStats.of(rng.integers(0, 256, (3, 40, 40, 3)).astype(np.uint8), "image")
+    stats = normalizer.stats
+    seen = Normalizer(
+        action=stats["action"], obs={"image": pixels, "agent_pos": stats["agent_pos"]}
+    )
+    spec = dataclasses.replace(SPEC, obs_shapes={"image": (40, 40, 3), "agent_pos": (2,)})
+    encoder = {"_target_": "genpolicy.networks.ImageEncoder", "crop": 36}
+    torch.manual_seed(6)
+    images = build_policy({**config("flow"), "encoder": encoder}, spec=spec, normalizer=seen).eval()
+    both = gp.compose.mean([flow, images], [0.5, 0.5])
+    assert set(both.spec.obs_shapes) == {"agent_pos", "keypoints", "image"}
+    obs = {
+        **observations(n=2),
+        "image": torch.as_tensor(rng.integers(0, 256, (2, 2, 40, 40, 3)).astype(np.uint8)),
+    }
+    chunk = both.sample(obs, seeds=[0, 1])
+    assert chunk.isfinite().all()
+    assert not torch.equal(chunk, flow.sample(observations(n=2), seeds=[0, 1]))
