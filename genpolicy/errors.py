@@ -63,6 +63,23 @@ class IncompleteEvaluationError(GenpolicyError):
     exit_code = 7
 
 
+def check_options(owner: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse options that something does not have.
+
+    Args:
+        owner: what is asked for them, as a message begins.
+        options: names that were given.
+        known: names that it has.
+
+    Raises:
+        UsageError: for the first unknown one, with the nearest known names.
+    """
+    names = list(known)
+    for option in options:
+        if option not in names:
+            raise UsageError(f"{owner} has no option {option!r}; {nearest(option, names)}")
+
+
 def nearest(name: str, known: Iterable[str], *, n: int = 3) -> str:
     """Return a sentence naming the known names closest to ``name``.
 

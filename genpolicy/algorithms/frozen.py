@@ -44,8 +44,7 @@ class Teacher:
                 f"{who}'s teacher {path} is a consistency policy, which has no ODE; distil a "
                 "diffusion or flow policy, or a composition of such"
             )
-        if isinstance(self.policy, ComposedPolicy) and self.policy.target is not None:
-            check_target(self.policy.target, "ode")
+        check_target(self.policy.target, "ode")
         check_same_task(student, self.policy, path)
 
     def start(self, student: GenerativePolicy) -> None:

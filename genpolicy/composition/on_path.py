@@ -194,10 +194,8 @@ class OnPath:
     def __call__(self, x_t: Chunk, t: Time, cond: Cond = None) -> Chunk:
         """Return the denoised actions in the units of the composition."""
         seen, time = self._seen(x_t, t)
-        if isinstance(self.inner, TrackingDenoiser):
-            tracked = self.inner
-            return self._answer(tracked.denoise(seen, time, cond, tracked.start(seen, cond))[0])
-        return self._answer(self.inner(seen, time, cond))
+        tracked = as_tracking(self.inner)
+        return self._answer(tracked.denoise(seen, time, cond, tracked.start(seen, cond))[0])
 
     def shape_noise(self, noise: Chunk, carry: Any) -> Chunk:
         """Return the noise as it is: only the outermost denoiser shapes it."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genpolicy.composition.members import Member, check_members
 from genpolicy.composition.weighted import Weighted
-from genpolicy.composition.weights import Weights, WeightSchedule, fixed_weights
+from genpolicy.composition.weights import Weights, WeightSchedule, fixed_weights, total_of
 from genpolicy.denoisers import SamplerClass, Target, target_of
 from genpolicy.errors import UsageError
 
@@ -77,7 +77,7 @@ def product(members: Sequence[Member], weights: Sequence[float] | None = None) -
             f"product: got weights {given}, expected at least 0; use negation for a member to "
             "keep away from"
         )
-    total = math.fsum(given)
+    total = total_of(given)
     return Weighted(
         members=found,
         weights=given,
@@ -87,7 +87,7 @@ def product(members: Sequence[Member], weights: Sequence[float] | None = None) -
             "prod_i p_i^w_i",
             total,
             found,
-            refused=abs(total - 1.0) > 1e-6,
+            refused=total != 1.0,
             note=(
                 f"the weights sum to {total:g}, and the sum of scores at t > 0 is not the score of "
                 "the noised product"

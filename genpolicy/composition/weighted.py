@@ -34,7 +34,7 @@ from genpolicy.composition.members import (
     start_members,
     weigh_member,
 )
-from genpolicy.composition.weights import Weights, sum_of
+from genpolicy.composition.weights import Weights
 from genpolicy.denoisers import Kind, Step, Target
 from genpolicy.errors import UsageError
 from genpolicy.paths import Path, expand_t, log_snr
@@ -67,16 +67,13 @@ class Weighted:
     uncovered: Uncovered = "share"
 
     def __post_init__(self) -> None:
-        total = sum_of(self.weights)
         alpha, _ = scalar_alpha_sigma(self.path, self.path.t_max)
-        if alpha == 0.0 and (total is None or abs(total - 1.0) > 1e-6):
-            sums_to_one = self.target.total_weight == 1.0
-            if not sums_to_one:
-                raise UsageError(
-                    f"{self.target.operator}: the weights do not sum to 1, so (2) divides by "
-                    f"alpha, which is 0 at t_max = {self.path.t_max}; run on "
-                    "common_path(path, members, largest_sigma=80)"
-                )
+        if alpha == 0.0 and self.target.total_weight != 1.0:
+            raise UsageError(
+                f"{self.target.operator}: the weights do not sum to 1, so (2) divides by "
+                f"alpha, which is 0 at t_max = {self.path.t_max}; run on "
+                "common_path(path, members, largest_sigma=80)"
+            )
 
     @property
     def path(self) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genpolicy.errors import UsageError
 
-__all__ = ["LevelWeights", "WeightSchedule", "Weights", "fixed_weights", "sum_of"]
+__all__ = ["LevelWeights", "WeightSchedule", "Weights", "fixed_weights", "total_of"]
 
 
 @runtime_checkable
@@ -100,6 +100,7 @@ def fixed_weights(operator: str, weights: Sequence[float], n_members: int) -> tu
     return found
 
 
-def sum_of(weights: Weights) -> float | None:
-    """Return the sum of fixed weights; None for others."""
-    return math.fsum(weights) if isinstance(weights, tuple) else None
+def total_of(weights: Sequence[float]) -> float:
+    """Return the sum of weights: exactly 1 where it is 1 but for rounding."""
+    total = math.fsum(weights)
+    return 1.0 if abs(total - 1.0) < 1e-6 else total

@@ -27,15 +27,14 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from genpolicy.data.images import check_image
 from genpolicy.errors import DataError, UsageError
 
-__all__ = ["Array", "DataSource", "Episodes", "OnNan", "SourceKind", "as_image"]
+__all__ = ["Array", "DataSource", "Episodes", "OnNan", "SourceKind"]
 
 Array: TypeAlias = NDArray[Any]
 SourceKind = Literal["official", "generated", "regenerated", "local"]
 OnNan = Literal["error", "drop_episode"]
-
-_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -272,7 +271,7 @@ class Episodes:
             raise UsageError(f"on_nan is {on_nan!r}, expected 'error' or 'drop_episode'")
         self._check_structure()
         for key, value in self.obs.items():
-            _check_image(self.source.name, key, value)
+            check_image(self.source.name, key, value)
         return self._check_finite(on_nan)
 
     def _named_arrays(self) -> list[tuple[str, Array]]:
@@ -355,24 +354,6 @@ class Episodes:
         return self.select(kept)
 
 
-def as_image(name: str, key: str, value: Array) -> Array:
-    """Return images as uint8, converting float arrays that hold the integers 0 to 255.
-
-    Raises:
-        DataError: for floats in [0, 1] or with fractions, which would be wrapped or rounded.
-    """
-    if value.dtype == np.uint8:
-        return value
-    low, high = float(value.min()), float(value.max())
-    converted = value.astype(np.uint8) if low >= 0 and high <= 255 else None
-    if converted is None or high <= 1.0 or not np.array_equal(converted, value):
-        raise DataError(
-            f"{name}: images {key!r} are {value.dtype} in [{low:g}, {high:g}], expected uint8 from "
-            "0 to 255; use (255 * image).round().astype(uint8) for images in [0, 1]"
-        )
-    return converted
-
-
 def _cast_obs(name: str, key: str, value: Array) -> Array:
     """Apply the type rules of the module docstring to one observation array."""
     if value.dtype.kind not in "fiub":
@@ -389,27 +370,3 @@ def _cast_obs(name: str, key: str, value: Array) -> Array:
     if value.ndim == 4:
         return value  # an image: converted by its reader or refused by the check
     return np.ascontiguousarray(value, dtype=np.float32)
-
-
-def _check_image(name: str, key: str, value: Array) -> None:
-    """Refuse three-dimensional observations that are not uint8 images with channels last."""
-    if value.ndim != 4:
-        return
-    shape = value.shape[1:]
-    if value.dtype != np.uint8:
-        raise DataError(
-            f"{name}: images {key!r} are {value.dtype} in [{value.min():g}, {value.max():g}], "
-            "expected uint8 from 0 to 255; use (255 * image).round().astype(uint8) for images in "
-            "[0, 1]"
-        )
-    if shape[2] not in _CHANNELS:
-        order = "channels first" if shape[0] in _CHANNELS else "of no known layout"
-        raise DataError(
-            f"{name}: images {key!r} have shape {shape}, which is {order}; expected (height, "
-            "width, channels) with 1, 3 or 4 channels: use np.moveaxis(images, 1, -1)"
-        )
-    if len(value) and int(value.max()) <= 1:
-        raise DataError(
-            f"{name}: images {key!r} have no value above 1, expected 0 to 255; they look like "
-            "images in [0, 1] that were cast to uint8"
-        )

@@ -25,7 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from genpolicy.data.episodes import Array, DataSource, Episodes, OnNan, SourceKind, as_image
+from genpolicy.data.episodes import Array, DataSource, Episodes, OnNan, SourceKind
+from genpolicy.data.images import as_image
 from genpolicy.data.reading import DamagedFileError, require_path
 from genpolicy.data.symmetry import Symmetry
 from genpolicy.errors import DataError, UsageError, nearest

@@ -28,7 +28,7 @@ from genpolicy.data.normalizer import Normalizer
 from genpolicy.data.pusht import PUSHT_MIRROR, Variant, read_pusht
 from genpolicy.data.reading import DamagedFileError, require_path
 from genpolicy.data.symmetry import Symmetry
-from genpolicy.errors import DataError, UsageError, nearest
+from genpolicy.errors import DataError, UsageError, check_options, nearest
 
 __all__ = [
     "DATASETS",
@@ -227,11 +227,7 @@ def load_dataset(task: str, path: str | Path | None = None, **options: Any) -> E
     """
     entry = dataset_entry(task)
     known = set(inspect.signature(entry.read).parameters) - {"path", "name", "kind"}
-    for option in options:
-        if option not in known:
-            raise UsageError(
-                f"the reader of {task!r} has no option {option!r}; {nearest(option, known)}"
-            )
+    check_options(f"the reader of {task!r}", options, known)
     file = find_dataset(task) if path is None else require_path(path)
     if file is None:
         named = os.environ.get("GENPOLICY_DATA")

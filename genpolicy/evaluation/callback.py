@@ -15,6 +15,7 @@ from genpolicy.errors import UsageError
 from genpolicy.evaluation.records import EvalResult
 from genpolicy.evaluation.rollout import evaluate
 from genpolicy.evaluation.task import EvaluationTask
+from genpolicy.networks.modes import modes_kept
 from genpolicy.policies import Policy
 
 __all__ = ["EvaluateDuringTraining"]
@@ -97,19 +98,14 @@ class EvaluateDuringTraining(Callback):
             self.on_result(result, step)
 
     def _evaluate(self, pl_module: LightningModule) -> EvalResult:
-        modes = [(module, module.training) for module in pl_module.modules()]
-        try:
-            with _random_state_kept(), torch.no_grad():
-                return evaluate(
-                    self.get_policy(pl_module),
-                    self.task,
-                    seeds=self.seeds,
-                    n_envs=self.n_envs,
-                    progress=False,
-                )
-        finally:
-            for module, was_training in modes:
-                module.training = was_training
+        with modes_kept(pl_module), _random_state_kept(), torch.no_grad():
+            return evaluate(
+                self.get_policy(pl_module),
+                self.task,
+                seeds=self.seeds,
+                n_envs=self.n_envs,
+                progress=False,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return last and best in plain containers, for a training checkpoint."""

@@ -31,8 +31,7 @@ why one fails.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,6 +51,7 @@ from genpolicy.denoisers import Step, as_tracking
 from genpolicy.errors import UsageError
 from genpolicy.evaluation.diagnostics_result import Diagnostics
 from genpolicy.evaluation.mode_mass import ModeMass, mass_between
+from genpolicy.networks.modes import modes_kept
 from genpolicy.paths import log_snr
 from genpolicy.paths.base import scalar_alpha_sigma
 from genpolicy.policies.base import check_obs
@@ -102,21 +102,13 @@ def diagnose(
     chosen = _levels(policy, levels)
     times = policy.sampler.times_on(policy.path)
     sums = _Sums.of(len(policy.used), len(times) - 1, len(chosen))
-    size = policy.rows_per_block if policy.n_particles is None else 1
     chunks: list[Chunk] = []
-    with _acting(policy):
-        for first in range(0, n_rows, size):
-            stop = min(first + size, n_rows)
-            # Blocks are padded as ``sample`` pads them, for the same bits.
-            rows = torch.arange(first, first + size).clamp_(max=stop - 1)
-            block = {
-                key: obs[key].index_select(0, rows.to(obs[key].device)).to(policy.device)
-                for key in policy.spec.obs_shapes
-            }
-            seeds_here = [int(seeds[i]) for i in rows.tolist()]
-            chunk = _watch(policy, block, seeds_here, stop - first, sums)
-            _compare(policy, block, seeds_here, chunk, chosen, stop - first, sums)
-            chunks.append(chunk[: stop - first])
+    with modes_kept(policy), torch.no_grad():
+        policy.eval()
+        for block, seeds_here, n_wanted in policy.blocks(obs, seeds):
+            chunk = _watch(policy, block, seeds_here, n_wanted, sums)
+            _compare(policy, block, seeds_here, chunk, chosen, n_wanted, sums)
+            chunks.append(chunk[:n_wanted])
         normalized = torch.cat(chunks)
         actions = policy.normalizer.denormalize_action(normalized)
     bounds = policy.bounds
@@ -277,16 +269,3 @@ def _levels(policy: ComposedPolicy, levels: Sequence[float] | None) -> tuple[flo
             f"{clean:.2f}], which all members know"
         )
     return chosen
-
-
-@contextmanager
-def _acting(policy: ComposedPolicy) -> Iterator[None]:
-    """Evaluate without gradients and in evaluation mode, and restore the modes."""
-    modes = [(module, module.training) for module in policy.modules()]
-    policy.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genpolicy.errors import UsageError, nearest
+from genpolicy.errors import UsageError, check_options, nearest
 from genpolicy.paths.base import Path, scalar_alpha_sigma
 from genpolicy.paths.tabulated import TabulatedPath
 
@@ -84,9 +84,7 @@ def check_grid(kind: str, options: Mapping[str, Any]) -> None:
         for p in inspect.signature(GRIDS[kind]).parameters.values()
         if p.kind is inspect.Parameter.KEYWORD_ONLY
     ]
-    for option in options:
-        if option not in known:
-            raise UsageError(f"grid {kind!r} has no option {option!r}; {nearest(option, known)}")
+    check_options(f"grid {kind!r}", options, known)
 
 
 def _uniform(path: Path, n_steps: int) -> list[float]:

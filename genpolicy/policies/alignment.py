@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.errors import UsageError
-from genpolicy.shapes import TaskSpec
+from genpolicy.shapes import Chunk, TaskSpec
 
 if TYPE_CHECKING:
     from genpolicy.policies.composed import MemberOf
@@ -34,6 +34,12 @@ class Units:
 
     ratio: float = 1.0
     offset: Tensor | None = None
+
+    def chunk_to_reference(self, chunk: Chunk) -> Chunk:
+        """Return normalized actions of the member in the reference's units."""
+        if self.offset is not None:
+            chunk = chunk - self.offset.to(chunk)
+        return chunk * self.ratio
 
     def to_reference(self, bounds: tuple[float, float]) -> list[tuple[float, float]]:
         """Return a range of the member's actions in the reference's units, for each entry."""
@@ -74,7 +80,7 @@ def units_between(reference: Normalizer, member: MemberOf, *, number: int) -> Un
         )
     if both.all():
         return Units()
-    ratios = (own_span[~both] / span[~both]) if (~both).any() else np.ones(1)
+    ratios = own_span[~both] / span[~both]
     if ratios.max() / ratios.min() - 1.0 > 1e-3:
         raise UsageError(
             f"compose: member {number} scales its actions by factors {ratios.round(4).tolist()} of "

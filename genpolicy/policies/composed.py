@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from genpolicy.composition import LARGEST_SIGMA, Part, Particles, common_path, on_path
+from genpolicy.composition import LARGEST_SIGMA, Member, Part, Particles, common_path, on_path
+from genpolicy.composition.weights import total_of
 from genpolicy.denoisers import Kind, Step, Target, as_tracking, target_of
 from genpolicy.errors import NumericsError, UsageError
 from genpolicy.paths import Path
 from genpolicy.policies.alignment import Units, joint_spec, units_between
-from genpolicy.policies.denoising import DenoisingPolicy, Member
+from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.operators import CostGuidance, Operator, Product
 from genpolicy.sampling import (
     Corrector,
@@ -71,7 +72,8 @@ class ComposedPolicy(DenoisingPolicy):
         n_particles: particles per row of the sequential Monte Carlo; None for none. Each row then
             costs as much as ``n_particles`` rows.
         reference: number of the member whose path and units are used.
-        rows_per_block: see ``DenoisingPolicy``; None takes that of the reference.
+        rows_per_block: see ``DenoisingPolicy``; None takes that of the reference. With particles
+            each row is a block.
 
     Raises:
         UsageError: when members do not fit each other, or the sampler the operator.
@@ -105,7 +107,11 @@ class ComposedPolicy(DenoisingPolicy):
         chosen = self.members[reference].policy
         self.normalizer = chosen.normalizer
         self.spec, self._firsts = joint_spec(self.members, reference)
-        self.rows_per_block = chosen.rows_per_block if rows_per_block is None else rows_per_block
+        self.plain_rows_per_block = (
+            chosen.rows_per_block if rows_per_block is None else rows_per_block
+        )
+        # A row's particles are a block of their own.
+        self.rows_per_block = 1 if n_particles is not None else self.plain_rows_per_block
         self.corrector_name, self.corrector_options = corrector, dict(corrector_options or {})
         self._corrector = None
         if corrector is not None:
@@ -199,7 +205,7 @@ class ComposedPolicy(DenoisingPolicy):
             self.operator,
             sampler=replace(base, **changes) if changes else self.given_sampler,
             reference=self.reference,
-            rows_per_block=self.rows_per_block,
+            rows_per_block=self.plain_rows_per_block,
             **own,
         )
 
@@ -236,18 +242,12 @@ class ComposedPolicy(DenoisingPolicy):
             if not bool(torch.isfinite(chunk).all()):
                 self._name_diverging(block, seeds)
             return chunk
-        rows: list[Chunk] = []
-        for i, seed in enumerate(seeds):
-            if (
-                i
-                and seed == seeds[i - 1]
-                and all(torch.equal(v[i], v[i - 1]) for v in block.values())
-            ):
-                rows.append(rows[-1])  # a padded row
-            else:
-                row = {k: v[i : i + 1] for k, v in block.items()}
-                rows.append(self._best_of_group(row, seed, on_step))
-        return torch.cat(rows)
+        return torch.cat(
+            [
+                self._best_of_group({k: v[i : i + 1] for k, v in block.items()}, seed, on_step)
+                for i, seed in enumerate(seeds)
+            ]
+        )
 
     def _best_of_group(
         self, row: Mapping[str, Tensor], seed: int, on_step: Callable[[Step], None] | None
@@ -320,8 +320,7 @@ class ComposedPolicy(DenoisingPolicy):
         if not isinstance(self.operator, Product):
             return 1.0
         weights = self.operator.weights
-        total = float(len(self.members)) if weights is None else float(sum(weights))
-        return 1.0 if abs(total - 1.0) < 1e-6 else total
+        return total_of([1.0] * len(self.members) if weights is None else weights)
 
     def _unbound(self) -> Member:
         """Return the composition for one row of zeros, to read its target and check its members."""

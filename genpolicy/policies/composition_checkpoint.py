@@ -62,7 +62,7 @@ def save_composition(
         "corrector_options": config_of(policy.corrector_options),
         "n_particles": policy.n_particles,
         "reference": policy.reference,
-        "rows_per_block": policy.rows_per_block,
+        "rows_per_block": policy.plain_rows_per_block,
         "members": [_member_entry(i, member) for i, member in enumerate(policy.members)],
     }
     target = Path(path)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from genpolicy.composition import Member
 from genpolicy.data.normalizer import Normalizer
-from genpolicy.denoisers import Denoiser, Kind, Step, TrackingDenoiser
+from genpolicy.denoisers import Kind, Step, Target
 from genpolicy.errors import NumericsError
+from genpolicy.networks.modes import modes_kept
 from genpolicy.paths import Path
 from genpolicy.policies.base import check_obs
 from genpolicy.sampling import Corrector, Sampler
 from genpolicy.seeding import fresh_seeds
 from genpolicy.shapes import Chunk, Obs, TaskSpec
 
-__all__ = ["DenoisingPolicy", "Member"]
-
-Member: TypeAlias = Denoiser | TrackingDenoiser
+__all__ = ["DenoisingPolicy"]
 
 
 class DenoisingPolicy(nn.Module, ABC):
@@ -61,6 +61,11 @@ class DenoisingPolicy(nn.Module, ABC):
     @abstractmethod
     def with_sampler(self, **changes: Any) -> DenoisingPolicy:
         """Return a policy on the same weights whose sampler has the given fields changed."""
+
+    @property
+    def target(self) -> Target | None:
+        """What a composition is meant to sample; None for a trained policy, which is its own."""
+        return None
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -109,17 +114,14 @@ class DenoisingPolicy(nn.Module, ABC):
         row_seeds = fresh_seeds(n_rows) if seeds is None else [int(seed) for seed in seeds]
         if n_rows == 0:
             return torch.zeros(0, self.spec.horizon, self.spec.action_dim, device=self.device)
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad() if self.needs_gradient else torch.inference_mode():
-                size = self.rows_per_block
-                chunk = torch.cat(
-                    [self._padded(obs, row_seeds, first) for first in range(0, n_rows, size)]
-                )
-        finally:
-            for module, was_training in modes:
-                module.training = was_training
+        quiet = torch.no_grad() if self.needs_gradient else torch.inference_mode()
+        with modes_kept(self), quiet:
+            self.eval()
+            parts: list[Chunk] = []
+            for block, block_seeds, n_wanted in self.blocks(obs, row_seeds):
+                normalized = self.sample_block(block, block_seeds)[:n_wanted]
+                parts.append(self.normalizer.denormalize_action(normalized))
+            chunk = torch.cat(parts)
         if not bool(torch.isfinite(chunk).all()):
             bad = (~torch.isfinite(chunk)).flatten(1).any(1).nonzero().flatten().tolist()
             raise NumericsError(
@@ -128,16 +130,26 @@ class DenoisingPolicy(nn.Module, ABC):
             )
         return chunk
 
-    def _padded(self, obs: Obs, seeds: Sequence[int], first: int) -> Chunk:
-        """Sample rows ``first : first + rows_per_block``, padding the block with its last row."""
-        stop = min(first + self.rows_per_block, len(seeds))
-        rows = torch.arange(first, first + self.rows_per_block).clamp_(max=stop - 1)
-        block = {
-            key: obs[key].index_select(0, rows.to(obs[key].device)).to(self.device)
-            for key in self.spec.obs_shapes
-        }
-        normalized = self.sample_block(block, [seeds[i] for i in rows.tolist()])
-        return self.normalizer.denormalize_action(normalized[: stop - first])
+    def blocks(
+        self, obs: Obs, seeds: Sequence[int]
+    ) -> Iterator[tuple[dict[str, Tensor], list[int], int]]:
+        """Yield blocks of ``rows_per_block`` rows, the last one padded with its last row.
+
+        Args:
+            obs: as of ``sample``.
+            seeds: one per row.
+
+        Yields:
+            Observations on the own device, seeds, and how many of the block's rows were asked for.
+        """
+        for first in range(0, len(seeds), self.rows_per_block):
+            stop = min(first + self.rows_per_block, len(seeds))
+            rows = torch.arange(first, first + self.rows_per_block).clamp_(max=stop - 1)
+            block = {
+                key: obs[key].index_select(0, rows.to(obs[key].device)).to(self.device)
+                for key in self.spec.obs_shapes
+            }
+            yield block, [int(seeds[i]) for i in rows.tolist()], stop - first
 
     def sample_block(
         self,
@@ -156,7 +168,12 @@ class DenoisingPolicy(nn.Module, ABC):
         return self._run(self.bind(block), seeds, on_step)
 
     def _run(
-        self, denoiser: Member, seeds: Sequence[int], on_step: Callable[[Step], None] | None
+        self,
+        denoiser: Member,
+        seeds: Sequence[int],
+        on_step: Callable[[Step], None] | None,
+        *,
+        proposal: Chunk | None = None,
     ) -> Chunk:
         """Sample one normalized chunk per seed with the own sampler and corrector."""
         return self.sampler.run(
@@ -168,5 +185,6 @@ class DenoisingPolicy(nn.Module, ABC):
             bounds=self.bounds,
             correct=self.corrector,
             on_step=on_step,
+            proposal=proposal,
             like=torch.empty(0, device=self.device),
         )

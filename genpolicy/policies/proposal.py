@@ -13,19 +13,20 @@ noisy end it is the second policy alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from genpolicy.composition import Member
 from genpolicy.denoisers import Kind, Step
 from genpolicy.errors import UsageError
 from genpolicy.paths import Path
-from genpolicy.paths.base import scalar_alpha_sigma
 from genpolicy.policies.alignment import units_between
 from genpolicy.policies.composed import MemberOf
-from genpolicy.policies.denoising import DenoisingPolicy, Member
-from genpolicy.sampling import Constraint, Corrector, RowNoise, clip_to, sample
+from genpolicy.policies.denoising import DenoisingPolicy
+from genpolicy.sampling import Corrector
 from genpolicy.seeding import derive_seed
 from genpolicy.shapes import Chunk, Obs
 
@@ -62,7 +63,7 @@ class ProposalPolicy(DenoisingPolicy):
             raise UsageError(f"proposal: level is {level}, expected a positive sigma/alpha")
         self.proposal, self.policy, self.level = proposal, policy, float(level)
         self.spec, self.normalizer = policy.spec, policy.normalizer
-        self.sampler, self.rows_per_block = policy.sampler, policy.rows_per_block
+        self.rows_per_block = policy.rows_per_block
         self._units = units_between(policy.normalizer, MemberOf(policy=proposal), number=0)
         ratio = torch.tensor(self.level, dtype=torch.float64)
         start = policy.path.t_of_log_snr(-2.0 * ratio.log()).item()
@@ -70,7 +71,10 @@ class ProposalPolicy(DenoisingPolicy):
             raise UsageError(
                 f"proposal: level {level} is outside the levels of the policy's path {policy.path}"
             )
-        self.times = (start, *(t for t in policy.sampler.times_on(policy.path) if t < start - 1e-6))
+        below = [t for t in policy.sampler.times_on(policy.path) if t < start - 1e-6]
+        self.sampler = replace(
+            policy.sampler, times=(start, *below), n_steps=len(below), init_scale=1.0
+        )
 
     @property
     def path(self) -> Path:
@@ -100,7 +104,7 @@ class ProposalPolicy(DenoisingPolicy):
     @property
     def nfe(self) -> int:
         """Evaluations of the proposal, and of the policy below the level."""
-        return self.proposal.nfe + len(self.times) - 1
+        return self.proposal.nfe + self.sampler.nfe(self.path)
 
     def with_sampler(self, **changes: Any) -> ProposalPolicy:
         """Return the same proposal, with other settings of the sampler that goes on."""
@@ -125,27 +129,5 @@ class ProposalPolicy(DenoisingPolicy):
             on_step: called with every step of the policy that goes on.
         """
         proposed = self.proposal.sample_block(block, [derive_seed(s, "proposal") for s in seeds])
-        if self._units.offset is not None:
-            proposed = proposed - self._units.offset.to(proposed)
-        proposed = proposed * self._units.ratio
-        noise = RowNoise(
-            seeds,
-            (self.spec.horizon, self.spec.action_dim),
-            device=self.device,
-            dtype=torch.float32,
-        )
-        alpha, sigma = scalar_alpha_sigma(self.path, self.times[0])
-        limits = Constraint()
-        if self.sampler.clip and self.bounds is not None:
-            limits = clip_to(self.bounds, every_step=self.sampler.clip_denoised)
-        return sample(
-            self.bind(block),
-            alpha * proposed + sigma * noise.draw(0),
-            self.times,
-            None,
-            rule=self.sampler.bound_rule,
-            noise=noise,
-            constrain=limits,
-            correct=self.corrector,
-            on_step=on_step,
-        )
+        proposed = self._units.chunk_to_reference(proposed)
+        return self._run(self.bind(block), seeds, on_step, proposal=proposed)

@@ -58,7 +58,7 @@ from jaxtyping import Bool
 from numpy.polynomial.legendre import Legendre
 from torch import Tensor
 
-from genpolicy.errors import UsageError, nearest
+from genpolicy.errors import UsageError, check_options, nearest
 from genpolicy.paths import Path
 from genpolicy.paths.base import scalar_alpha_sigma
 from genpolicy.sampling.loop import Denoise
@@ -318,11 +318,7 @@ def make_corrector(name: str, options: Mapping[str, Any] | None = None) -> AnyCo
         raise UsageError(f"corrector is {name!r}; {nearest(name, CORRECTORS)}")
     options = {} if options is None else options
     known = [field.name for field in dataclasses.fields(CORRECTORS[name])]
-    for option in options:
-        if option not in known:
-            raise UsageError(
-                f"corrector {name!r} has no option {option!r}; {nearest(option, known)}"
-            )
+    check_options(f"corrector {name!r}", options, known)
     return CORRECTORS[name](**options)
 
 

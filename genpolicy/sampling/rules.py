@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from genpolicy.denoisers import Kind
-from genpolicy.errors import UsageError, nearest
+from genpolicy.errors import UsageError, check_options, nearest
 from genpolicy.paths import Path
 from genpolicy.paths.base import scalar_alpha_sigma
 
@@ -309,9 +309,7 @@ def make_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
         for p in inspect.signature(rule).parameters.values()
         if p.kind is inspect.Parameter.KEYWORD_ONLY
     ]
-    for option in options:
-        if option not in known:
-            raise UsageError(f"rule {name!r} has no option {option!r}; {nearest(option, known)}")
+    check_options(f"rule {name!r}", options, known)
     return functools.partial(rule, **options) if options else rule
 
 

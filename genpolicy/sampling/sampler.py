@@ -103,6 +103,7 @@ class Sampler:
         pinned: Pinned | None = None,
         correct: Corrector | None = None,
         on_step: Callable[[Step], None] | None = None,
+        proposal: Chunk | None = None,
         like: torch.Tensor | None = None,
     ) -> Chunk:
         """Sample one chunk per seed, in normalized units.
@@ -117,6 +118,8 @@ class Sampler:
             pinned: known entries; its noise is the initial noise where it is None.
             correct: corrector, see ``sample``.
             on_step: callback, see ``sample``.
+            proposal: clean chunks to start from, noised to the first of ``times``; None starts
+                from noise alone.
             like: gives dtype and device where ``cond`` is None; None is float32 on the host.
 
         Returns:
@@ -142,7 +145,10 @@ class Sampler:
         )
         first = noise.draw(0)
         start = path.t_max if self.times is None else times[0]
-        scale = self.init_scale * scalar_alpha_sigma(path, start)[1]
+        alpha, sigma = scalar_alpha_sigma(path, start)
+        x_init = self.init_scale * sigma * first
+        if proposal is not None:
+            x_init = alpha * proposal + x_init
         limits: list[Constraint] = []
         if self.clip and bounds is not None:
             limits.append(clip_to(bounds, every_step=self.clip_denoised))
@@ -151,7 +157,7 @@ class Sampler:
             limits.append(Constraint(pinned=known))
         return sample(
             denoiser,
-            scale * first,
+            x_init,
             times,
             cond,
             rule=self.bound_rule,

@@ -23,40 +23,14 @@ from genpolicy.denoisers import (
 from genpolicy.errors import NumericsError, UsageError
 from genpolicy.paths import CosinePath, LinearPath, grid
 from genpolicy.sampling import RowNoise, ddim, ddpm, sample
+from tests.composition.guided_cases import EVERYWHERE, FREE, M, Quadratic, S, at, guided, states
 from tests.oracles import GaussianDenoiser, GaussianFlowMap
-
-M, S, Q = 0.3, 0.5, -1.0
-EVERYWHERE = (-math.inf, math.inf)
-FREE: dict[str, Any] = {"interval": EVERYWHERE, "max_ratio": None}
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """C = |x - q|^2/2."""
-
-    q: Any = Q
-
-    def __call__(self, actions: Tensor) -> Tensor:
-        return 0.5 * (actions - self.q).square().flatten(1).sum(1)
 
 
 def quartic(actions: Tensor) -> Tensor:
     """A cost whose Hessian depends on the state and couples entries."""
     flat = actions.flatten(1)
     return 0.25 * (flat[:, 0] * flat[:, 1] + flat.square().sum(1)).square()
-
-
-def guided(path: Any, **changes: Any) -> CostGuided:
-    values = {"inner": GaussianDenoiser(path, M, S), "cost": Quadratic(), "scale": 4.0} | changes
-    return CostGuided(**values)
-
-
-def states(n: int, *, horizon: int = 2, action: int = 1) -> Tensor:
-    return RowNoise(range(n), (horizon, action), dtype=torch.float64).draw(0)
-
-
-def at(t: float, n: int) -> Tensor:
-    return torch.full((n,), t, dtype=torch.float64)
 
 
 # --- gradients ------------------------------------------------------------------------------------

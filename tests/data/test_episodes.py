@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genpolicy.data import DataSource, Episodes
-from genpolicy.data.episodes import as_image
+from genpolicy.data.images import as_image
 from genpolicy.errors import DataError, UsageError
 
 
