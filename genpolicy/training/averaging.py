@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
@@ -49,9 +51,34 @@ class PowerEMA(WeightAveraging):
         """Average after every ``every`` optimizer steps, never at epoch ends."""
         return step_idx is not None and (step_idx + 1) % self.every == 0
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """List parameters and buffers once: walking through the modules costs more than averaging."""
+        averaged = self.averaged_module()
+        self._parameters = list(averaged.parameters()), list(pl_module.parameters())
+        self._buffers = list(averaged.buffers()), list(pl_module.buffers())
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Average after an optimizer step that is due; the first time, copy."""
+        model, step = self._average_model, trainer.global_step
+        if model is None or step <= self._latest_update_step:
+            return
+        if not self.should_update(step_idx=step - 1):
+            return
+        if int(model.n_averaged) == 0:
+            model.update_parameters(pl_module)
+        else:
+            self._average(*self._parameters, model.n_averaged)
+            for average, current in zip(*self._buffers, strict=True):
+                average.copy_(current)
+            model.n_averaged += 1
+        self._latest_update_step = step
+
     @torch.no_grad()
     def _average(
-        self, averaged: tuple[Tensor, ...], current: tuple[Tensor, ...], n_averaged: Tensor | int
+        self, averaged: Sequence[Tensor], current: Sequence[Tensor], n_averaged: Tensor | int
     ) -> None:
         decay = power_decay(int(n_averaged), power=self.power, max_decay=self.max_decay)
         torch._foreach_lerp_(list(averaged), list(current), 1.0 - decay)
