@@ -1,6 +1,6 @@
 """Copy a trained policy into checkpoints/ under a name, with its card.
 
-    python experiments/ship.py NAME CHECKPOINT RESULT.json "what it is" "command that trained it"
+    python experiments/ship.py NAME CHECKPOINT RESULT.json EXPERIMENT "what it is" "command"
 
 The sampler is that of the evaluation, so that the shipped policy acts as it was measured.
 """
@@ -17,7 +17,9 @@ from genpolicy.policies.checkpoint import save
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def main(name: str, checkpoint: str, result_file: str, description: str, command: str) -> None:
+def main(
+    name: str, checkpoint: str, result_file: str, experiment: str, description: str, command: str
+) -> None:
     """Write ``checkpoints/NAME``."""
     content = json.loads(Path(result_file).read_text(encoding="utf-8"))
     result = EvalResult.from_json(content)
@@ -43,7 +45,6 @@ def main(name: str, checkpoint: str, result_file: str, description: str, command
             low, high = result.interval(metric).low, result.interval(metric).high
             lines.append(f"| {metric} | {result.mean(metric):.3f} | {low:.3f} to {high:.3f} |")
     versions = {**result.simulators, **result.versions}
-    experiment = "pusht" if result.task.startswith("pusht") else "maze2d_umaze"
     lines += [
         "",
         "Versions: " + " ".join(f"{k}={v}" for k, v in versions.items()) + ".",

@@ -4,17 +4,25 @@
 
 Members, their mean at 11 weights, and the members alone run with the same sampler, noise and seeds:
 weights are chosen on 60 validation seeds, and the best is compared with the members alone on 200
-others. Rewrites results.csv (the report) and curve.csv (every weight) from all finished cases.
+others. Rewrites results.csv (the report), curve.csv (every weight) and verdicts.csv (over training
+seeds) from all finished cases.
 """
 
 import argparse
 import csv
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 import genpolicy as gp
+from genpolicy.evaluation.statistics import stratified_interval
+from genpolicy.evaluation.task import EvaluationTask
 from genpolicy.evaluation.weight_results import WeightSearch
 from genpolicy.sampling import Sampler
 
@@ -32,18 +40,29 @@ class Case:
         task: where they act.
         sampler: of all.
         question: what the pair is an example of.
+        settings: how the environment differs from the task's standard.
     """
 
     members: tuple[str, str]
     task: str
     sampler: Sampler
     question: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 CASES = {
     "kinds": Case(
         ("pusht-flow", "pusht-diffusion"), "pusht", PUSHT, "two strong, flow + diffusion"
     ),
+    **{
+        f"kinds-{seed}": Case(
+            (f"flow-{seed}/last", f"diffusion-{seed}/last"),
+            "pusht",
+            PUSHT,
+            f"two strong, training seed {seed} (15,000 steps)",
+        )
+        for seed in (1, 2)
+    },
     "weak": Case(
         ("pusht-flow", "flow/checkpoints/step-00005000"),
         "pusht",
@@ -53,10 +72,38 @@ CASES = {
     "halves": Case(
         ("half-a/last", "half-b/last"), "pusht", PUSHT, "two halves of the demonstrations"
     ),
-    "maze2d": Case(
-        ("maze2d-umaze-flow", "maze2d-umaze-diffusion"), "maze2d-umaze", MAZE, "two strong, maze2d"
+    "modality": Case(("pusht-flow", "pixels/last"), "pusht-all", PUSHT, "keypoints + image"),
+    "goals": Case(
+        ("pusht-flow", "shifted-same-units/last"), "pusht", PUSHT, "data with another goal"
     ),
+    "goals-there": Case(
+        ("pusht-flow", "shifted-same-units/last"),
+        "pusht",
+        PUSHT,
+        "the same, acting at the other goal",
+        {"goal_pose": (356.0, 356.0, math.pi / 4)},
+    ),
+    **{
+        f"maze2d-{seed}": Case(
+            (f"maze2d-{seed}/flow/last", f"maze2d-{seed}/diffusion/last"),
+            "maze2d-umaze",
+            MAZE,
+            f"two strong, flow + diffusion, training seed {seed}",
+        )
+        for seed in (0, 1, 2)
+    },
 }
+
+GROUPS = {
+    "kinds": ("kinds", "kinds-1", "kinds-2"),
+    "weak": ("weak",),
+    "halves": ("halves",),
+    "modality": ("modality",),
+    "goals": ("goals",),
+    "goals-there": ("goals-there",),
+    "maze2d": ("maze2d-0", "maze2d-1", "maze2d-2"),
+}
+"""Cases that ask the same of other training seeds: one verdict for each group."""
 
 
 def load(name: str, runs: Path) -> gp.policies.DenoisingPolicy:
@@ -77,7 +124,7 @@ def main() -> None:
         case = CASES[name]
         search = gp.compose.search_weights(
             [load(member, options.runs) for member in case.members],
-            case.task,
+            EvaluationTask.named(case.task, **case.settings),
             seeds=range(300_000, 300_000 + options.validation),
             report_seeds=range(100_000, 100_000 + options.report),
             n_trials=11,
@@ -92,15 +139,14 @@ def main() -> None:
 
 
 def collect(folder: Path) -> None:
-    """Write the two csv files from every finished search."""
-    import json
-
-    report, curve = [], []
-    for name, case in CASES.items():
+    """Write the csv files from every finished search."""
+    found: dict[str, WeightSearch] = {}
+    for name in CASES:
         file = folder / name / "result.json"
-        if not file.exists():
-            continue
-        search = WeightSearch.from_json(json.loads(file.read_text(encoding="utf-8")))
+        if file.exists():
+            found[name] = WeightSearch.from_json(json.loads(file.read_text(encoding="utf-8")))
+    report, curve = [], []
+    for name, search in found.items():
         for candidate in search.candidates:
             interval = candidate.interval
             curve.append(
@@ -114,12 +160,41 @@ def collect(folder: Path) -> None:
                     "stopped_early": candidate.is_stopped,
                 }
             )
-        report += [{"case": name, "question": case.question, **row} for row in report_rows(search)]
-    for file, rows in (("results.csv", report), ("curve.csv", curve)):
+        question = CASES[name].question
+        report += [{"case": name, "question": question, **row} for row in report_rows(search)]
+    verdicts = []
+    for group, names in GROUPS.items():
+        searches = [found[name] for name in names if name in found]
+        if searches:
+            verdicts.append({"group": group, **verdict(searches)})
+    for file, rows in (("results.csv", report), ("curve.csv", curve), ("verdicts.csv", verdicts)):
         with open(HERE / file, "w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+
+
+def verdict(searches: list[WeightSearch]) -> dict[str, object]:
+    """Return the chosen weights minus the better member of each training seed, on report seeds."""
+    gaps = []
+    for search in searches:
+        best = search.report[search.best_number].values(search.metric)
+        parent = search.report[search.better_parent.number].values(search.metric)
+        gaps.append(np.subtract(best, parent))
+    mean, interval = stratified_interval(gaps)
+    decided = "beats it" if interval.low > 0 else "is worse" if interval.high < 0 else "does not"
+    if not any(gap.any() for gap in gaps):
+        decided = "the member alone was chosen"
+    return {
+        "training_seeds": len(searches),
+        "episodes": sum(len(gap) for gap in gaps),
+        "chosen_weight_of_first": " ".join(f"{s.best.numbers[0]:g}" for s in searches),
+        "metric": searches[0].metric,
+        "best_minus_better_member": f"{mean:.4f}",
+        "low": f"{interval.low:.4f}",
+        "high": f"{interval.high:.4f}",
+        "verdict": decided,
+    }
 
 
 def report_rows(search: WeightSearch) -> list[dict[str, object]]:

@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
-# Needs the Push-T demonstrations and the runs of experiments/pusht/run.sh (for the early checkpoint).
+# Needs the Push-T demonstrations, both sets (GENPOLICY_DATA), the runs of experiments/pusht/run.sh
+# (the early checkpoint) and of experiments/maze2d_umaze/run.sh.
 set -euo pipefail
 runs=runs/gpc
-train() { genpolicy train experiment=pusht_flow name="$1" run_dir="$runs/$1" seed=0 \
-  trainer.n_threads=1 trainer.max_steps=12000 save.every=6000 "${@:2}"; }
-train half-a "data.episode_range=[0,103]"
-train half-b "data.episode_range=[103,206]"
+train() { genpolicy train "experiment=$1" name="$2" run_dir="$runs/$2" trainer.n_threads=1 "${@:3}"; }
+train pusht_flow half-a seed=0 trainer.max_steps=12000 save.every=6000 "data.episode_range=[0,103]"
+train pusht_flow half-b seed=0 trainer.max_steps=12000 save.every=6000 "data.episode_range=[103,206]"
+train pusht_flow shifted-same-units seed=0 trainer.max_steps=12000 save.every=6000 \
+  data.path="$GENPOLICY_DATA/pusht/pusht_keypoint_x356_y356_lowdim.zarr.zip" \
+  data.action_normalizer=pusht-flow
+train pusht_pixels_flow pixels seed=0 trainer.max_steps=16000 optimizer.lr=5e-4 save.every=4000 \
+  save.keep=all
+for seed in 1 2; do
+  for kind in flow diffusion; do
+    train "pusht_$kind" "$kind-$seed" seed="$seed" trainer.max_steps=15000 save.every=5000
+  done
+done
 ln -sfn "$PWD/runs/pusht/flow" "$runs/flow"
-python experiments/gpc/run.py kinds weak
+for seed in 0 1 2; do ln -sfn "$PWD/runs/demo-seed$seed/runs" "$runs/maze2d-$seed"; done
+python experiments/gpc/run.py kinds kinds-1 kinds-2 weak goals maze2d-0 maze2d-1 maze2d-2 modality
 python experiments/gpc/run.py halves --validation 40

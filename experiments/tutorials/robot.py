@@ -1,4 +1,4 @@
-"""Push-T for the tutorials: one observation, the shipped policies, pictures of their chunks."""
+"""Robot tasks for the tutorials: chunks of the shipped policies on Push-T, paths through a maze."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from torch import Tensor
 from toys import FAST, show
 
 import genpolicy as gp
+from genpolicy.envs import maze_layout
 from genpolicy.envs.registry import make_env
 from genpolicy.errors import GenpolicyError
+from genpolicy.evaluation import replay
 from genpolicy.evaluation.action_plots import draw_chunk_paths
+from genpolicy.evaluation.plots import draw_trajectories
 from genpolicy.sampling import Sampler
 
 N_CHUNKS = 8 if FAST else 24
@@ -93,3 +96,17 @@ def show_chunks(situation: Scene, policies: Mapping[str, Any]) -> dict[str, np.n
     )
     show(figure)
     return chunks
+
+
+def show_paths(policies: Mapping[str, Any]) -> None:
+    """Draw episodes of maze2d-umaze, and print how many steps they spend at the target."""
+    n = 4 if FAST else 20
+    paths: dict[str, list[tuple[np.ndarray, bool]]] = {}
+    for title, found in policies.items():
+        rollouts = replay(found, "maze2d-umaze", seeds=range(n), n_envs=n)
+        paths[title] = [
+            (r.obs["state"][:, :2], bool(r.record.metrics["success"])) for r in rollouts
+        ]
+        there = float(np.mean([r.record.metrics["steps_at_goal"] for r in rollouts]))
+        print(f"{title:<22} {there:5.1f} of 300 steps at the target, {n} episodes")
+    show(draw_trajectories(maze_layout("maze2d-umaze"), paths))

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 
 from genpolicy.data.batches import BatchStream, OrderedBatches
 from genpolicy.data.episodes import Array, Episodes, OnNan
-from genpolicy.data.normalizer import Mode, Normalizer
+from genpolicy.data.normalizer import FieldStats, Mode, Normalizer
 from genpolicy.data.registry import dataset_entry, dataset_symmetry, load_dataset
 from genpolicy.data.windows import WindowBatch, WindowDataset, check_window_sizes
 from genpolicy.errors import UsageError
@@ -53,7 +53,8 @@ class WindowDataModule(LightningDataModule):
             validation episode is used for nothing. None adds nothing.
         discount: also give every window its return from the current step on, discounted by this
             factor in [0, 1], for algorithms that weigh by it; None does not.
-        action_normalizer: ``"min_max"``, ``"mean_std"`` or ``"identity"``.
+        action_normalizer: ``"min_max"``, ``"mean_std"`` or ``"identity"``, or the statistics of
+            another policy, in whose units this one is then trained.
         obs_normalizer: the same for all low-dimensional observations, or by key; images are always
             mapped to [-1, 1].
         on_nan: ``"error"``, or ``"drop_episode"`` to leave out episodes that are not finite.
@@ -81,7 +82,7 @@ class WindowDataModule(LightningDataModule):
         max_episodes: int | None = None,
         symmetry: str | None = None,
         discount: float | None = None,
-        action_normalizer: Mode = "min_max",
+        action_normalizer: Mode | FieldStats = "min_max",
         obs_normalizer: Mode | Mapping[str, Mode] = "min_max",
         on_nan: OnNan = "error",
         reader_options: Mapping[str, Any] | None = None,
@@ -125,13 +126,14 @@ class WindowDataModule(LightningDataModule):
         if max_episodes is not None and max_episodes < 1:
             raise UsageError(f"data: max_episodes is {max_episodes}, expected at least 1 or null")
         self._symmetry = None if symmetry is None else dataset_symmetry(task, symmetry)
-        Normalizer.check_mode("action", action_normalizer)
+        if not isinstance(action_normalizer, FieldStats):
+            Normalizer.check_mode("action", action_normalizer)
         for key, mode in _by_key(obs_normalizer).items():
             Normalizer.check_mode(key, mode)
         self.task, self.seed, self.path = task, seed, path
         self.n_obs_steps, self.horizon, self.n_action_steps = n_obs_steps, horizon, n_action_steps
         self.batch_size, self.val_ratio, self.max_episodes = batch_size, val_ratio, max_episodes
-        self.action_normalizer: Mode = action_normalizer
+        self.action_normalizer: Mode | FieldStats = action_normalizer
         self.obs_normalizer: Mode | Mapping[str, Mode] = obs_normalizer
         self.reader_options = {"on_nan": on_nan, **(reader_options or {})}
         self.first_step = first_step

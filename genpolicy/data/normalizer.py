@@ -194,7 +194,7 @@ class Normalizer(nn.Module):
         cls,
         episodes: Episodes,
         *,
-        action: Mode = "min_max",
+        action: Mode | FieldStats = "min_max",
         obs: Mode | Mapping[str, Mode] = "min_max",
         episode_ids: Sequence[int] | Array | None = None,
     ) -> Normalizer:
@@ -202,19 +202,29 @@ class Normalizer(nn.Module):
 
         Args:
             episodes: the data.
-            action: mode of the actions.
+            action: mode of the actions, or statistics to use instead of theirs: policies that
+                share them can be composed.
             obs: one mode for all low-dimensional keys, or a mode by key (keys left out get
                 ``"min_max"``). uint8 images always get ``"image"``.
             episode_ids: episodes that count, or None for all.
 
         Raises:
-            UsageError: for an unknown mode or key, or a mode that does not fit the type.
+            UsageError: for an unknown mode or key, a mode that does not fit the type, or statistics
+                of another number of actions.
         """
         modes = cls._modes(episodes, obs)
-        cls.check_mode("action", action)
         rows = slice(None) if episode_ids is None else episodes.rows_of(episode_ids)
+        if isinstance(action, FieldStats):
+            if action.shape != (episodes.action_dim,):
+                raise UsageError(
+                    f"Normalizer: the given statistics are of {action.shape} actions, the data has "
+                    f"({episodes.action_dim},)"
+                )
+        else:
+            cls.check_mode("action", action)
+            action = FieldStats.of(episodes.actions[rows], action)
         return cls(
-            action=FieldStats.of(episodes.actions[rows], action),
+            action=action,
             obs={
                 key: FieldStats.of(value[:1] if modes[key] == "image" else value[rows], modes[key])
                 for key, value in episodes.obs.items()

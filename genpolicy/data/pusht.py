@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from genpolicy.pusht_geometry import mirror_image, mirror_keypoints, mirror_poin
 
 __all__ = ["PUSHT_MIRROR", "Variant", "read_pusht"]
 
-Variant = Literal["keypoints", "state", "pixels"]
+Variant = Literal["keypoints", "state", "pixels", "all"]
 
 PUSHT_MIRROR = Symmetry(
     obs={
@@ -47,7 +47,6 @@ PUSHT_MIRROR = Symmetry(
 )
 """The mirror symmetry of the table with its goal, for every variant."""
 
-_VARIANTS = ("keypoints", "state", "pixels")
 # What zarr, its codecs and zipfile raise on bytes they cannot decode.
 _READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, zipfile.BadZipFile)
 
@@ -67,30 +66,32 @@ def read_pusht(
         name: name of the data set.
         kind: where it comes from.
         variant: observations: ``"keypoints"`` gives keypoints (18,) and agent_pos (2,), ``"state"``
-            gives state (5,), ``"pixels"`` gives image (96, 96, 3) uint8 and agent_pos (2,).
+            gives state (5,), ``"pixels"`` gives image (96, 96, 3) uint8 and agent_pos (2,),
+            ``"all"`` gives all of these.
         on_nan: see ``Episodes.from_arrays``.
 
     Raises:
         DataError: when it is missing, damaged, incomplete, inconsistent or not finite.
         UsageError: for an unknown variant.
     """
-    if variant not in _VARIANTS:
-        raise UsageError(f"read_pusht: variant {variant!r}; {nearest(variant, _VARIANTS)}")
+    variants = get_args(Variant)
+    if variant not in variants:
+        raise UsageError(f"read_pusht: variant {variant!r}; {nearest(variant, variants)}")
     file = require_path(path)
     with _open_group(file) as group:
         state = _read(group, "data/state", file)
         if state.ndim != 2 or state.shape[1] != 5:
             raise DataError(f"{file}: data/state has shape {state.shape}, expected (n_steps, 5)")
-        obs: dict[str, Array]
-        if variant == "state":
-            obs = {"state": state}
-        else:
-            obs = {"agent_pos": state[:, :2]}
-            if variant == "keypoints":
-                points = _read(group, "data/keypoint", file)
-                obs = {"keypoints": points.reshape(len(points), -1), **obs}
-            else:
-                obs = {"image": _read(group, "data/img", file), **obs}
+        obs: dict[str, Array] = {}
+        if variant in ("keypoints", "all"):
+            points = _read(group, "data/keypoint", file)
+            obs["keypoints"] = points.reshape(len(points), -1)
+        if variant in ("pixels", "all"):
+            obs["image"] = _read(group, "data/img", file)
+        if variant in ("state", "all"):
+            obs["state"] = state
+        if variant != "state":
+            obs["agent_pos"] = state[:, :2]
         actions = _read(group, "data/action", file)
         ends = _read(group, "meta/episode_ends", file)
     return Episodes.from_arrays(

@@ -120,6 +120,7 @@ _ENTRIES = (
     _pusht("pusht", "keypoints", "9 points of the block and the agent's position"),
     _pusht("pusht-state", "state", "the poses of block and agent"),
     _pusht("pusht-pixels", "pixels", "96 x 96 images and the agent's position"),
+    _pusht("pusht-all", "all", "all of these"),
     _maze2d("umaze"),
     _maze2d("medium"),
     _maze2d("large"),

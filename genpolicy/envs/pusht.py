@@ -51,7 +51,7 @@ _DT = 0.01
 _SUBSTEPS = 10
 _GAIN_P, _GAIN_V = 100, 20
 
-ObsKind = Literal["keypoints", "state", "pixels"]
+ObsKind = Literal["keypoints", "state", "pixels", "all"]
 Start = Literal["diffusion_policy", "angle_first"]
 
 
@@ -158,7 +158,8 @@ class PushTEnv(SeededEnv):
 
     Observations by ``obs``, float32 in pixels unless said: ``"keypoints"``: ``keypoints`` (18,)
     and ``agent_pos`` (2,); ``"state"``: ``state`` (5,) agent, block, angle in [0, 2 pi);
-    ``"pixels"``: ``image`` (96, 96, 3) uint8 and ``agent_pos``. The action is the agent's target in
+    ``"pixels"``: ``image`` (96, 96, 3) uint8 and ``agent_pos``; ``"all"``: all of these, for
+    compositions of policies that see different ones. The action is the agent's target in
     pixels; outside 0..512 it is clipped (Diffusion Policy and gym-pusht let the agent leave the
     table there).
 
@@ -168,7 +169,7 @@ class PushTEnv(SeededEnv):
     ``success`` (1 once the coverage was above 0.95), ``return``, ``clipped_actions``.
 
     Args:
-        obs: ``"keypoints"``, ``"state"`` or ``"pixels"``.
+        obs: ``"keypoints"``, ``"state"``, ``"pixels"`` or ``"all"``.
         max_steps: episode limit.
         end_on_success: terminate at success, as Diffusion Policy and gym-pusht do.
         start: ``"diffusion_policy"`` or ``"angle_first"``, see the module.
@@ -208,13 +209,13 @@ class PushTEnv(SeededEnv):
         self._render_size = render_size
         box = gymnasium.spaces.Box
         spaces: dict[str, gymnasium.Space[Any]] = {}
-        if obs == "state":
+        if obs in ("state", "all"):
             spaces["state"] = box(-np.inf, np.inf, (5,), np.float32)
-        else:
+        if obs != "state":
             spaces["agent_pos"] = box(-np.inf, np.inf, (2,), np.float32)
-        if obs == "keypoints":
+        if obs in ("keypoints", "all"):
             spaces["keypoints"] = box(-np.inf, np.inf, (18,), np.float32)
-        if obs == "pixels":
+        if obs in ("pixels", "all"):
             spaces["image"] = box(0, 255, (96, 96, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = box(0.0, float(TABLE_SIZE), (2,), np.float32)
@@ -249,14 +250,16 @@ class PushTEnv(SeededEnv):
 
     def _observe(self) -> dict[str, np.ndarray]:
         state = self._scene.state
-        if self.obs == "state":
-            state[4] %= 2 * math.pi
-            return {"state": state.astype(np.float32)}
-        obs = {"agent_pos": state[:2].astype(np.float32)}
-        if self.obs == "keypoints":
-            obs["keypoints"] = block_keypoints(state[2:]).astype(np.float32).reshape(18)
-        else:
-            obs["image"] = self._scene.draw(96)
+        obs: dict[str, np.ndarray] = {}
+        for key in self.observation_space.spaces:
+            if key == "agent_pos":
+                obs[key] = state[:2].astype(np.float32)
+            elif key == "keypoints":
+                obs[key] = block_keypoints(state[2:]).astype(np.float32).reshape(18)
+            elif key == "state":
+                obs[key] = np.append(state[:4], state[4] % (2 * math.pi)).astype(np.float32)
+            else:
+                obs[key] = self._scene.draw(96)
         return obs
 
     def _metrics(self) -> dict[str, float]:

@@ -111,6 +111,7 @@ def _entries() -> Mapping[str, EnvEntry]:
             ("pusht", "keypoints"),
             ("pusht-state", "state"),
             ("pusht-pixels", "pixels"),
+            ("pusht-all", "all"),
         )
     ]
     return MappingProxyType({entry.task: entry for entry in entries})

@@ -12,7 +12,7 @@ from genpolicy.networks.embeddings import FourierEmbedding, SinusoidalEmbedding,
 from genpolicy.networks.encoders import LowDimEncoder
 from genpolicy.networks.mlp import MLP
 from genpolicy.networks.residual_mlp import ResidualMLP
-from genpolicy.networks.resnet import ResNet18
+from genpolicy.networks.resnet import ResNet18, SmallResNet
 from genpolicy.networks.transformer import ChiTransformer
 from genpolicy.networks.unet1d import ConditionalUnet1D
 from genpolicy.networks.value import ValueNetwork
@@ -32,6 +32,7 @@ __all__ = [
     "ResNet18",
     "ResidualMLP",
     "SinusoidalEmbedding",
+    "SmallResNet",
     "SpatialSoftmax",
     "TimeEmbedding",
     "ValueNetwork",

@@ -1,4 +1,4 @@
-"""Image encoder: crops, ResNet-18, spatial softmax.
+"""Image encoder: crops, a residual network, spatial softmax.
 
 Images come as floats in [-1, 1] with axes ``height width channel``. No layer mixes rows of a batch.
 """
@@ -13,17 +13,19 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genpolicy.errors import UsageError
+from genpolicy.errors import UsageError, nearest
 from genpolicy.networks.checks import check_sizes
 from genpolicy.networks.encoders import choose_keys
-from genpolicy.networks.resnet import ResNet18
+from genpolicy.networks.resnet import ResNet18, SmallResNet
 from genpolicy.shapes import Obs
 
 __all__ = ["Crop", "ImageEncoder", "SpatialSoftmax"]
 
+_BACKBONES = {"resnet18": ResNet18, "small": SmallResNet}
+
 
 class ImageEncoder(nn.Module):
-    """One ResNet-18 with spatial softmax per camera, and the low-dimensional observations as are.
+    """A residual network with spatial softmax per camera; low-dimensional observations as they are.
 
     Keys with three axes are cameras. The features are those of the cameras, then the flattened
     low-dimensional observations, each in the order of the keys' names.
@@ -35,10 +37,11 @@ class ImageEncoder(nn.Module):
             ``Crop``; None shows all of the image. Diffusion Policy uses 76 of 84 and 84 of 96.
         n_keypoints: channels of the spatial softmax, each giving one point of the image.
         feature_dim: features of one camera.
+        backbone: ``"resnet18"``, or ``"small"``, see ``SmallResNet``, which a CPU can train.
 
     Raises:
-        UsageError: for an unknown key, observations without a camera, an image of fewer than 32
-            pixels a side after the crop, or a crop larger than the image.
+        UsageError: for an unknown key or backbone, observations without a camera, an image of fewer
+            than 32 pixels a side after the crop, or a crop larger than the image.
 
     Source: arXiv 2303.04137, section 3.2, and arXiv 2108.03298, appendix D, for the sizes.
     """
@@ -51,9 +54,14 @@ class ImageEncoder(nn.Module):
         crop: int | Sequence[int] | None = None,
         n_keypoints: int = 32,
         feature_dim: int = 64,
+        backbone: str = "resnet18",
     ) -> None:
         super().__init__()
         check_sizes("ImageEncoder", n_keypoints=n_keypoints, feature_dim=feature_dim)
+        if backbone not in _BACKBONES:
+            raise UsageError(
+                f"ImageEncoder: backbone is {backbone!r}; {nearest(backbone, _BACKBONES)}"
+            )
         chosen = choose_keys("ImageEncoder", obs_shapes, keys)
         self.image_keys = tuple(key for key in chosen if len(obs_shapes[key]) == 3)
         self.low_dim_keys = tuple(key for key in chosen if len(obs_shapes[key]) != 3)
@@ -65,7 +73,7 @@ class ImageEncoder(nn.Module):
         # Keys may hold characters that module names may not, so cameras go by their position.
         self.cameras = nn.ModuleList(
             [
-                _Camera(key, obs_shapes[key], crop, n_keypoints, feature_dim)
+                _Camera(key, obs_shapes[key], crop, n_keypoints, feature_dim, backbone)
                 for key in self.image_keys
             ]
         )
@@ -85,7 +93,7 @@ class ImageEncoder(nn.Module):
 
 
 class _Camera(nn.Module):
-    """Crop, ResNet-18, one channel per keypoint, spatial softmax, linear."""
+    """Crop, residual network, one channel per keypoint, spatial softmax, linear."""
 
     def __init__(
         self,
@@ -94,6 +102,7 @@ class _Camera(nn.Module):
         crop: int | Sequence[int] | None,
         n_keypoints: int,
         feature_dim: int,
+        backbone: str,
     ) -> None:
         super().__init__()
         self.crop = nn.Identity() if crop is None else Crop(size=crop)
@@ -103,14 +112,15 @@ class _Camera(nn.Module):
                 f"ImageEncoder: {key!r} is {shape[0]} x {shape[1]} pixels and crop is {crop}; "
                 "expected a crop inside the image, of at least 32 pixels a side"
             )
-        self.resnet = ResNet18(n_channels=shape[2])
-        self.keypoints = nn.Conv2d(ResNet18.out_channels, n_keypoints, 1)
+        network = _BACKBONES[backbone]
+        self.resnet = network(n_channels=shape[2])
+        self.keypoints = nn.Conv2d(network.out_channels, n_keypoints, 1)
         self.softmax = SpatialSoftmax()
         self.out = nn.Linear(2 * n_keypoints, feature_dim)
 
     def forward(self, images: Float[Tensor, "n h w c"]) -> Float[Tensor, "n feature_dim"]:
         window = rearrange(self.crop(images), "n h w c -> n c h w")  # channels-last in memory
-        maps = self.keypoints(self.resnet(window))  # (n, n_keypoints, h / 32, w / 32)
+        maps = self.keypoints(self.resnet(window))  # (n, n_keypoints, h2, w2)
         points = self.softmax(maps)  # (n, n_keypoints, 2)
         return self.out(points.flatten(1))  # (n, feature_dim)
 

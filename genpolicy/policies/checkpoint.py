@@ -38,6 +38,7 @@ from genpolicy.policies.composition_checkpoint import (
 )
 from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.generative import GenerativePolicy, build_policy
+from genpolicy.policies.proposal import ProposalPolicy
 from genpolicy.shapes import TaskSpec
 
 __all__ = [
@@ -149,7 +150,7 @@ def save(policy: DenoisingPolicy, path: str | Path) -> Path:
         UsageError: for a policy that was not loaded from a checkpoint, or a composition with a
             function in it.
     """
-    if isinstance(policy, ComposedPolicy):
+    if isinstance(policy, ComposedPolicy | ProposalPolicy):
         return save_composition(policy, path, save_member=save)
     if not isinstance(policy, GenerativePolicy) or policy.card is None:
         raise UsageError(

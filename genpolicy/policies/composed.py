@@ -8,6 +8,7 @@ refused with the remedy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from genpolicy.policies.explanation import Explanation
 
 __all__ = ["ComposedPolicy", "MemberOf"]
+
+_TOO_LARGE = 1e6
+"""States beyond this are no fault of the member that fails on them; paths reach 80 or so."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -266,26 +270,35 @@ class ComposedPolicy(DenoisingPolicy):
         return self._run(particles, own_seeds, on_step)[:1]
 
     def _name_diverging(self, block: Mapping[str, Tensor], seeds: Sequence[int]) -> None:
-        """Raise an error that names the members whose first denoised actions are not finite."""
-        shape = (self.spec.horizon, self.spec.action_dim)
-        noise = RowNoise(seeds, shape, device=self.device).draw(0)
-        t = noise.new_full((len(seeds),), self.sampler.times_on(self.path)[0])
-        bad: list[int] = []
-        for i, member in self.bound_members(block).items():
-            tracked = as_tracking(member)
-            denoised, _ = tracked.denoise(noise, t, None, tracked.start(noise, None))
-            if not bool(torch.isfinite(denoised).all()):
-                bad.append(i)
-        blame = ", ".join(f"member {i}" for i in bad)
-        raise NumericsError(
-            f"ComposedPolicy.sample: {blame or 'the composition'} gave actions that are not "
-            "finite; "
-            + (
+        """Sample again, watching the members; raise an error with the first that is not finite."""
+        history: list[str] = []
+
+        def watch(step: Step) -> None:
+            t = step.x_t.new_full((len(step.x_t),), step.t)
+            sizes: dict[int, float] = {}
+            for i, member in self.bound_members(block).items():
+                tracked = as_tracking(member)
+                denoised, _ = tracked.denoise(step.x_t, t, None, tracked.start(step.x_t, None))
+                sizes[i] = float(denoised.double().square().mean().sqrt())
+            found = ", ".join(f"{size:.3g}" for size in sizes.values())
+            history.append(f"step {step.index} (t = {step.t:.3g}): {found}")
+            bad = [f"member {i}" for i, size in sizes.items() if not math.isfinite(size)]
+            if float(step.x_t.abs().max()) > _TOO_LARGE:
+                bad = []  # no member has seen such states
+            if not bad and bool(torch.isfinite(step.x_s).all()):
+                return
+            remedy = (
                 "check that checkpoint and its observations"
                 if bad
-                else "every member is finite alone: lower the weights, scales or step sizes"
+                else "no member fails on ordinary states: lower the weights, scales or step sizes"
             )
-        )
+            raise NumericsError(
+                f"ComposedPolicy.sample: {', '.join(bad) or 'the composition'} gave actions that "
+                f"are not finite; {remedy}. Root mean squares of the actions of members "
+                f"{list(sizes)}: {'; '.join(history[-3:])}"
+            )
+
+        super().sample_block(block, seeds, on_step=watch)
 
     def _own_obs(self, member: MemberOf, obs: Obs) -> dict[str, Tensor]:
         """Return the keys and the last observations that a member sees."""

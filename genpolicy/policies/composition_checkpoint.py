@@ -5,6 +5,11 @@
     policy.json          "kind": "composition", operator, sampler, corrector, particles, members
     members/0, 1, ...    the members' own checkpoints, compositions among them
 
+or, for a proposal that another policy corrects::
+
+    policy.json          "kind": "proposal", level
+    members/0, 1         the proposal, the policy that goes on
+
 It is self-contained, and like every checkpoint nothing in it is executed on loading.
 """
 
@@ -22,28 +27,33 @@ from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.files import publish_folder, write_json
 from genpolicy.policies.composed import ComposedPolicy, MemberOf
 from genpolicy.policies.denoising import DenoisingPolicy
+from genpolicy.policies.proposal import ProposalPolicy
 
 __all__ = ["is_composition", "load_composition", "save_composition"]
 
 SCHEMA_VERSION = 1
 _RECIPE = "policy.json"
+_KINDS = ("composition", "proposal")
 
 
 def is_composition(folder: Path) -> bool:
     """Return whether a checkpoint folder holds a composition."""
     try:
-        return json.loads((folder / _RECIPE).read_text(encoding="utf-8"))["kind"] == "composition"
+        return json.loads((folder / _RECIPE).read_text(encoding="utf-8"))["kind"] in _KINDS
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def save_composition(
-    policy: ComposedPolicy, path: str | Path, *, save_member: Callable[[DenoisingPolicy, Path], Any]
+    policy: ComposedPolicy | ProposalPolicy,
+    path: str | Path,
+    *,
+    save_member: Callable[[DenoisingPolicy, Path], Any],
 ) -> Path:
     """Write a composition with all its members, atomically.
 
     Args:
-        policy: the composition.
+        policy: the composition, or the proposal with the policy that goes on.
         path: the folder to create or replace.
         save_member: writes one member's checkpoint.
 
@@ -53,8 +63,22 @@ def save_composition(
     Raises:
         UsageError: when the operator holds a function, or a member was never saved itself.
     """
-    recipe = {
-        "schema_version": SCHEMA_VERSION,
+    if isinstance(policy, ProposalPolicy):
+        policies = [policy.proposal, policy.policy]
+        recipe: dict[str, Any] = {"kind": "proposal", "level": policy.level}
+    else:
+        policies = [member.policy for member in policy.members]
+        recipe = _recipe_of(policy)
+    target = Path(path)
+    with publish_folder(target) as stage:
+        for i, member in enumerate(policies):
+            save_member(member, stage / _folder(i))
+        write_json(stage / _RECIPE, {"schema_version": SCHEMA_VERSION, **recipe})
+    return target
+
+
+def _recipe_of(policy: ComposedPolicy) -> dict[str, Any]:
+    return {
         "kind": "composition",
         "operator": config_of(policy.operator),
         "sampler": None if policy.given_sampler is None else config_of(policy.given_sampler),
@@ -65,18 +89,16 @@ def save_composition(
         "rows_per_block": policy.plain_rows_per_block,
         "members": [_member_entry(i, member) for i, member in enumerate(policy.members)],
     }
-    target = Path(path)
-    with publish_folder(target) as stage:
-        for entry, member in zip(recipe["members"], policy.members, strict=True):
-            save_member(member.policy, stage / entry["folder"])
-        write_json(stage / _RECIPE, recipe)
-    return target
+
+
+def _folder(number: int) -> str:
+    return f"members/{number}"
 
 
 def load_composition(
     folder: Path, *, load_member: Callable[[Path], DenoisingPolicy]
-) -> ComposedPolicy:
-    """Load a composition and its members.
+) -> ComposedPolicy | ProposalPolicy:
+    """Load a composition, or a proposal and the policy that goes on, with the members.
 
     Args:
         folder: the checkpoint.
@@ -92,6 +114,9 @@ def load_composition(
             f"reads up to {SCHEMA_VERSION}; it needs a newer version"
         )
     try:
+        if content["kind"] == "proposal":
+            proposal, policy = (load_member(folder / _folder(i)) for i in range(2))
+            return ProposalPolicy(proposal, policy, level=float(content["level"])).eval()
         members = [
             MemberOf(
                 policy=load_member(folder / str(entry["folder"])),
@@ -118,7 +143,7 @@ def load_composition(
 def _member_entry(number: int, member: MemberOf) -> dict[str, Any]:
     fixed = member.fixed_obs
     return {
-        "folder": f"members/{number}",
+        "folder": _folder(number),
         "dims": None if member.dims is None else list(member.dims),
         # NaN stands for an absent observation, and JSON has none.
         "fixed_obs": None

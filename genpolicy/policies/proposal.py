@@ -24,7 +24,7 @@ from genpolicy.denoisers import Kind, Step
 from genpolicy.errors import UsageError
 from genpolicy.paths import Path
 from genpolicy.policies.alignment import units_between
-from genpolicy.policies.composed import MemberOf
+from genpolicy.policies.composed import ComposedPolicy, MemberOf
 from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.sampling import Corrector
 from genpolicy.seeding import derive_seed
@@ -42,8 +42,8 @@ class ProposalPolicy(DenoisingPolicy):
         level: where it goes on, as sigma/alpha; of its sampler's times those below are used.
 
     Raises:
-        UsageError: when the two see or return other things, ``policy`` has no score, or ``level``
-            is outside its levels.
+        UsageError: when the two see or return other things, ``policy`` has no score or has
+            particles, or ``level`` is outside its levels.
     """
 
     def __init__(self, proposal: DenoisingPolicy, policy: DenoisingPolicy, *, level: float) -> None:
@@ -53,6 +53,12 @@ class ProposalPolicy(DenoisingPolicy):
             raise UsageError(
                 "proposal: the policy that corrects is a consistency policy; give a diffusion or "
                 "flow policy, or a composition of such"
+            )
+        if isinstance(policy, ComposedPolicy) and policy.n_particles is not None:
+            raise UsageError(
+                f"proposal: the policy that corrects has {policy.n_particles} particles, which "
+                "start from noise; give it a corrector instead (with_sampler(n_particles=None, "
+                "corrector='mala'))"
             )
         if proposal.spec != policy.spec:
             raise UsageError(
@@ -111,8 +117,15 @@ class ProposalPolicy(DenoisingPolicy):
         return ProposalPolicy(self.proposal, self.policy.with_sampler(**changes), level=self.level)
 
     def bind(self, obs: Obs) -> Member:
-        """Return the denoiser of the policy that goes on."""
-        return self.policy.bind(obs)
+        """Refuse: a proposal is where sampling starts, which a denoiser cannot say.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "proposal: it cannot be a member of a composition; compose the policy that goes on, "
+            "and give that composition the proposal"
+        )
 
     def sample_block(
         self,
@@ -130,4 +143,4 @@ class ProposalPolicy(DenoisingPolicy):
         """
         proposed = self.proposal.sample_block(block, [derive_seed(s, "proposal") for s in seeds])
         proposed = self._units.chunk_to_reference(proposed)
-        return self._run(self.bind(block), seeds, on_step, proposal=proposed)
+        return self._run(self.policy.bind(block), seeds, on_step, proposal=proposed)

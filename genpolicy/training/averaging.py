@@ -52,7 +52,7 @@ class PowerEMA(WeightAveraging):
         return step_idx is not None and (step_idx + 1) % self.every == 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """List parameters and buffers once: walking through the modules costs more than averaging."""
+        """List parameters and buffers once: walking through the modules costs as much again."""
         averaged = self.averaged_module()
         self._parameters = list(averaged.parameters()), list(pl_module.parameters())
         self._buffers = list(averaged.buffers()), list(pl_module.buffers())

@@ -49,28 +49,33 @@ class SeedEachStep(Callback):
 
 
 class ClipGradients(Callback):
-    """Scale gradients down to a largest norm over all parameters, before the optimizer steps.
+    """Scale the gradients of each part of an algorithm down to a largest norm, before every step.
 
-    Lightning's own clipping refuses fused optimizers under automatic mixed precision. It guards
-    against scaled float16 gradients, which this library does not use.
+    Parts are the algorithm's own modules, for example its policy and its critic: large errors of
+    one do not shorten the steps of another. Lightning's own clipping refuses fused optimizers under
+    automatic mixed precision. It guards against scaled float16 gradients, which this library does
+    not use.
 
     Args:
-        max_norm: largest 2-norm, positive.
+        max_norm: largest 2-norm over the parameters of one part, positive.
     """
 
     def __init__(self, max_norm: float) -> None:
         self.max_norm = max_norm
-        self._parameters: list[torch.nn.Parameter] = []
+        self._parts: list[list[torch.nn.Parameter]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """List the parameters once: walking through the modules takes longer than the norm."""
-        self._parameters = list(pl_module.parameters())
+        parts = [list(part.parameters()) for part in pl_module.children()]
+        self._parts = [*parts, list(pl_module.parameters(recurse=False))]
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
         """Clip in place."""
-        torch.nn.utils.clip_grad_norm_(self._parameters, self.max_norm, foreach=True)
+        for parameters in self._parts:
+            if parameters:
+                torch.nn.utils.clip_grad_norm_(parameters, self.max_norm, foreach=True)
 
 
 class StopWhenNotFinite(Callback):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,10 +17,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from genpolicy.config import COMPONENT_PACKAGES, build
 from genpolicy.data.datamodule import WindowDataModule
-from genpolicy.errors import UsageError
+from genpolicy.data.normalizer import Mode, Normalizer
+from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.files import RunLock
 from genpolicy.policies import GenerativePolicy, PolicyCard, build_policy
-from genpolicy.policies.checkpoint import installed_versions
+from genpolicy.policies.checkpoint import installed_versions, read_card
 from genpolicy.seeding import derive_seed
 from genpolicy.training.averaging import PowerEMA
 from genpolicy.training.callbacks import (
@@ -110,7 +111,7 @@ def _fit(
         torch.set_num_threads(int(n_threads))
     seed = int(config["seed"])
     first_step = 0 if state is None else _step_of(state)
-    data = WindowDataModule(**config["data"], seed=derive_seed(seed, "data"))
+    data = WindowDataModule(**_data_settings(config), seed=derive_seed(seed, "data"))
     data.setup("fit")
     algorithm = _build_algorithm(config, data, seed)
     ema = PowerEMA(**config["ema"])
@@ -163,6 +164,22 @@ def _fit(
             raise KeyboardInterrupt from None
         raise
     return folder.path
+
+
+def _data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the data; a policy named in place of a mode becomes its statistics."""
+    settings = dict(config["data"])
+    given = str(settings["action_normalizer"])
+    if given not in get_args(Mode):
+        try:
+            card = read_card(given)
+        except CheckpointError as error:
+            raise UsageError(
+                f"data.action_normalizer is {given!r}, expected one of {get_args(Mode)} or a "
+                f"policy: {error}"
+            ) from error
+        settings["action_normalizer"] = Normalizer.from_json(card.normalizer).stats["action"]
+    return settings
 
 
 def _build_algorithm(

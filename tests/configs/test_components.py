@@ -68,7 +68,7 @@ def test_every_experiment_composes_and_builds_its_policy(name):
     data = config["data"]
     spec = TaskSpec(
         task=data["task"],
-        obs_shapes={"state": (3,)},
+        obs_shapes={"image": (96, 96, 3)} if "pixels" in name else {"state": (3,)},
         action_dim=2,
         n_obs_steps=data["n_obs_steps"],
         horizon=data["horizon"],

@@ -114,7 +114,7 @@ def test_door_human_keeps_demonstrations_whole(places):
     assert load_dataset("door-human").lengths.tolist() == [3, 3]
 
 
-def test_the_three_views_of_pusht_share_one_file(places):
+def test_the_views_of_pusht_share_one_file(places):
     group = zarr.open_group(str(places / "pusht_cchi_v7_replay.zarr"), mode="w", zarr_format=2)
     group.create_array("data/state", data=np.full((4, 5), 2, np.float32))
     group.create_array("data/action", data=np.full((4, 2), 3, np.float32))
@@ -125,6 +125,7 @@ def test_the_three_views_of_pusht_share_one_file(places):
         "pusht": {"keypoints": (18,), "agent_pos": (2,)},
         "pusht-state": {"state": (5,)},
         "pusht-pixels": {"image": (6, 6, 3), "agent_pos": (2,)},
+        "pusht-all": {"keypoints": (18,), "image": (6, 6, 3), "state": (5,), "agent_pos": (2,)},
     }
     for task, expected in shapes.items():
         episodes = load_dataset(task)

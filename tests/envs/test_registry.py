@@ -19,6 +19,7 @@ OBS_SHAPES = {
     "pusht": {"keypoints": (18,), "agent_pos": (2,)},
     "pusht-state": {"state": (5,)},
     "pusht-pixels": {"image": (96, 96, 3), "agent_pos": (2,)},
+    "pusht-all": {"image": (96, 96, 3), "keypoints": (18,), "state": (5,), "agent_pos": (2,)},
 }
 
 

@@ -115,6 +115,21 @@ def test_resnet_maps_are_a_thirty_second_of_the_image(side, maps):
     assert out.shape == (2, 512, maps, maps)
 
 
+def test_the_small_network_sees_an_eighth_of_the_image():
+    shapes = {"image": (96, 90, 3), "agent": (2,)}
+    encoder = ImageEncoder(obs_shapes=shapes, backbone="small", n_keypoints=4, feature_dim=5)
+    camera = encoder.cameras[0]
+    assert camera.resnet(torch.rand(1, 3, 96, 90)).shape == (1, 64, 12, 12)
+    assert all(
+        m.num_groups * 16 == m.num_channels
+        for m in camera.resnet.modules()
+        if isinstance(m, nn.GroupNorm)
+    )
+    assert encoder({k: torch.rand(2, 1, *s) for k, s in shapes.items()}).shape == (2, 1, 7)
+    with pytest.raises(UsageError, match="did you mean 'small'"):
+        ImageEncoder(obs_shapes=shapes, backbone="smal")
+
+
 def test_features_of_cameras_then_low_dim(encoder):
     obs = observations()
     out = encoder.eval()(obs)

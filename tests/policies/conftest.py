@@ -92,3 +92,29 @@ def checkpoint_of(tmp_path, make_policy, normalizer):
         return save_policy(tmp_path / f"parent-{kind}", card, {"ema": weights})
 
     return save_one
+
+
+def build(kind, normalizer, *, seed=0, spec=SPEC):
+    torch.manual_seed(seed)
+    policy = build_policy(config(kind), spec=spec, normalizer=normalizer)
+    for parameter in policy.denoiser.parameters():  # zero-initialised outputs would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.1)
+    return policy.eval().requires_grad_(False)
+
+
+def observations(spec=SPEC, n=5):
+    generator = torch.Generator().manual_seed(3)
+    return {
+        key: 512 * torch.rand(n, spec.n_obs_steps, *shape, generator=generator)
+        for key, shape in spec.obs_shapes.items()
+    }
+
+
+@pytest.fixture
+def flow(normalizer):
+    return build("flow", normalizer, seed=1)
+
+
+@pytest.fixture
+def diffusion(normalizer):
+    return build("diffusion", normalizer, seed=2)

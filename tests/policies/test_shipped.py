@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from genpolicy import compose
 from genpolicy.policies import load_policy, read_card
 
 ROOT = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -30,3 +31,13 @@ def test_a_shipped_policy_loads_by_name_and_acts(name):
 
 def test_there_are_policies_of_three_kinds():
     assert {"pusht-flow", "pusht-diffusion", "pusht-consistency"} <= set(NAMES)
+
+
+def test_the_base_and_the_tuned_policy_are_a_pair_for_guidance():
+    base, tuned = load_policy("maze2d-umaze-base"), load_policy("maze2d-umaze-tuned")
+    # The goal is part of the data, but neither policy sees it.
+    state = torch.tensor([[1.0, 1.0, 0.0, 0.0]]).expand(4, 1, 4)
+    obs = {"state": state, "goal": torch.full((4, 1, 2), torch.nan)}
+    for scale, end in ((0.0, base), (1.0, tuned)):
+        guided = compose.rl_guidance(base=base, tuned=tuned, scale=scale)
+        assert torch.equal(guided.sample(obs, seeds=range(4)), end.sample(obs, seeds=range(4)))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
 
 from genpolicy import compose
@@ -13,7 +14,7 @@ from genpolicy.policies import load_policy, read_card
 from genpolicy.policies.checkpoint import save
 from genpolicy.sampling import Sampler
 from genpolicy.training import fit, resume, train
-from genpolicy.training.callbacks import SaveRun
+from genpolicy.training.callbacks import ClipGradients, SaveRun
 
 OBS = {"state": torch.randn(3, 1, 4), "goal": torch.randn(3, 1, 2)}
 
@@ -231,3 +232,39 @@ def test_a_horizon_that_the_network_cannot_have_is_refused_before_training(tiny_
     config["policy"]["network"] = unet
     with pytest.raises(UsageError, match="horizon"):
         train(config, progress=False)
+
+
+def test_a_run_takes_the_action_units_of_a_policy(tiny_config, tmp_path):
+    base = train(tiny_config(run="base"), progress=False)
+    other = ["data.max_episodes=3", "data.action_normalizer=mean_std", "trainer.max_steps=2"]
+    alone = load_policy(train(tiny_config(*other, run="alone"), progress=False))
+    same = [*other[::2], f"data.action_normalizer='{base}'"]
+    shared = load_policy(train(tiny_config(*same, run="shared"), progress=False))
+    assert read_card(base).normalizer["action"] == shared.normalizer.to_json()["action"]
+    assert read_card(base).normalizer["obs"] != shared.normalizer.to_json()["obs"]
+    with pytest.raises(UsageError, match="Fit one normalizer"):
+        compose.mean([load_policy(base), alone], [0.5, 0.5])
+    compose.mean([load_policy(base), shared], [0.5, 0.5])
+    with pytest.raises(UsageError, match=r"is 'minmax', expected one of .*'min_max'"):
+        train(tiny_config("data.action_normalizer=minmax", run="typo"), progress=False)
+
+
+def test_parts_of_an_algorithm_are_clipped_apart():
+    class TwoParts(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.policy, self.critic = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+            self.temperature = torch.nn.Parameter(torch.zeros(1))
+
+    module = TwoParts()
+    sizes = {"policy": 0.1, "critic": 50.0, "temperature": 7.0}
+    for name, parameter in module.named_parameters():
+        parameter.grad = torch.full_like(parameter, sizes[name.split(".")[0]])
+    before = module.policy.weight.grad.clone()
+    clip = ClipGradients(1.0)
+    clip.on_fit_start(None, module)
+    clip.on_before_optimizer_step(None, module, None)
+    assert torch.equal(module.policy.weight.grad, before)
+    critic = torch.cat([p.grad.flatten() for p in module.critic.parameters()])
+    assert critic.norm().item() == pytest.approx(1.0, rel=1e-4)
+    assert module.temperature.grad.item() == pytest.approx(1.0, rel=1e-4)
