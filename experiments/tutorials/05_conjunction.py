@@ -14,9 +14,20 @@ import math
 
 import numpy as np
 import robot
-from toys import GoalPolicy, check_moments, moments_of_sampler, normal, ode, sample, sde, show
+import torch
+from toys import (
+    GoalPolicy,
+    check,
+    check_moments,
+    moments_of_sampler,
+    normal,
+    ode,
+    sample,
+    sde,
+    show,
+)
 
-from genpolicy import compose
+from genpolicy import compose, load_policy
 from genpolicy.errors import UsageError
 from genpolicy.evaluation.density_plots import draw_samples
 
@@ -102,19 +113,38 @@ show(
 )
 
 # %% [markdown]
-# ## Push-T
+# ## A maze
 #
 # A robot policy needs to know what "no condition" is: train it with
-# `policy.encoder.optional_keys=[goal]` and the key is left out at random. The shipped Push-T
-# policies always saw all of their observations, and a conjunction of theirs is refused with that
-# advice.
+# `policy.encoder.optional_keys=[goal]` and the key is left out at random. `maze2d-umaze-goals` was
+# trained so. Without a goal it drives anywhere; given a goal it drives there; two goals at half the
+# scale each pull it both ways, and it ends up between them.
 
 # %%
-situation = robot.scene()
-if situation is not None:
-    try:
-        compose.conjunction(robot.policy("flow"), conditions=[{"agent_pos": [100.0, 100.0]}])
-    except UsageError as error:
-        print(error)
-    else:
-        raise AssertionError("a policy that needs its observation cannot do without")
+driver = load_policy("maze2d-umaze-goals")
+target, corner = {"goal": [1.0, 1.0]}, {"goal": [3.0, 1.0]}
+robot.show_paths(
+    {
+        "no goal": compose.conjunction(driver, conditions=[target], scale=0.0),
+        "the target": compose.conjunction(driver, conditions=[target], scale=1.0),
+        "the other end": compose.conjunction(driver, conditions=[corner], scale=1.0),
+        "both, 1/2 each": compose.conjunction(driver, conditions=[target, corner], scale=0.5),
+    }
+)
+state = torch.tensor([[1.0, 1.0, 0.0, 0.0]]).expand(8, 1, 4)
+one = compose.conjunction(driver, conditions=[target], scale=1.0)
+given = driver.sample({"state": state, "goal": torch.ones(8, 1, 2)}, seeds=range(8))
+gap = (one.sample({"state": state}, seeds=range(8)) - given).abs().max()
+check("one condition at scale 1 is the condition", float(gap), 0.0, 1e-4)
+
+# %% [markdown]
+# The shipped Push-T policies always saw all of their observations. A conjunction of theirs is
+# refused, with that advice.
+
+# %%
+try:
+    compose.conjunction(load_policy("pusht-flow"), conditions=[{"agent_pos": [100.0, 100.0]}])
+except UsageError as error:
+    print(error)
+else:
+    raise AssertionError("a policy that needs its observation cannot do without")
