@@ -129,7 +129,8 @@ robot.show_paths(
         "the target": compose.conjunction(driver, conditions=[target], scale=1.0),
         "the other end": compose.conjunction(driver, conditions=[corner], scale=1.0),
         "both, 1/2 each": compose.conjunction(driver, conditions=[target, corner], scale=0.5),
-    }
+    },
+    n_episodes=10,
 )
 state = torch.tensor([[1.0, 1.0, 0.0, 0.0]]).expand(8, 1, 4)
 one = compose.conjunction(driver, conditions=[target], scale=1.0)

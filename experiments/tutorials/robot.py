@@ -98,9 +98,9 @@ def show_chunks(situation: Scene, policies: Mapping[str, Any]) -> dict[str, np.n
     return chunks
 
 
-def show_paths(policies: Mapping[str, Any]) -> None:
+def show_paths(policies: Mapping[str, Any], n_episodes: int = 20) -> None:
     """Draw episodes of maze2d-umaze, and print how many steps they spend at the target."""
-    n = 4 if FAST else 20
+    n = 4 if FAST else n_episodes
     paths: dict[str, list[tuple[np.ndarray, bool]]] = {}
     for title, found in policies.items():
         rollouts = replay(found, "maze2d-umaze", seeds=range(n), n_envs=n)
