@@ -7,6 +7,7 @@ train() { genpolicy train "experiment=$1" name="$2" run_dir="$runs/$2" trainer.n
 train pusht_flow half-a seed=0 trainer.max_steps=12000 save.every=6000 "data.episode_range=[0,103]"
 train pusht_flow half-b seed=0 trainer.max_steps=12000 save.every=6000 "data.episode_range=[103,206]"
 train pusht_flow shifted-same-units seed=0 trainer.max_steps=12000 save.every=6000 \
+  data.symmetry=null \
   data.path="$GENPOLICY_DATA/pusht/pusht_keypoint_x356_y356_lowdim.zarr.zip" \
   data.action_normalizer=pusht-flow
 train pusht_pixels_flow pixels seed=0 trainer.max_steps=16000 optimizer.lr=5e-4 save.every=4000 \

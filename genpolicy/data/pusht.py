@@ -30,11 +30,40 @@ from genpolicy.data.images import as_image
 from genpolicy.data.reading import DamagedFileError, require_path
 from genpolicy.data.symmetry import Symmetry
 from genpolicy.errors import DataError, UsageError, nearest
-from genpolicy.pusht_geometry import mirror_image, mirror_keypoints, mirror_point, mirror_state
+from genpolicy.pusht_geometry import (
+    TABLE_SIZE,
+    mirror_image,
+    mirror_keypoints,
+    mirror_point,
+    mirror_state,
+)
 
 __all__ = ["PUSHT_MIRROR", "Variant", "read_pusht"]
 
 Variant = Literal["keypoints", "state", "pixels", "all"]
+
+_FARTHEST = 60.0
+"""Pixels by which a block's usual end may differ from its mirror image."""
+
+
+def _check_ends(episodes: Episodes) -> None:
+    """Refuse episodes that bring the block elsewhere than to a goal on the mirror's line."""
+    ends = episodes.episode_ends - 1
+    if "keypoints" in episodes.obs:
+        last = episodes.obs["keypoints"][ends].reshape(-1, 9, 2).mean(axis=1)
+    elif "state" in episodes.obs:
+        last = episodes.obs["state"][ends, 2:4]
+    else:
+        return  # images do not say where the block is
+    end = np.median(last, axis=0)
+    if np.abs(end - mirror_point(end)).max() > _FARTHEST:
+        x, y = end
+        raise UsageError(
+            f"symmetry 'mirror': the block ends at ({x:.0f}, {y:.0f}) in the episodes of "
+            f"{episodes.source.name}, which is not on the mirror's line x + y = {TABLE_SIZE}: "
+            "the images would show another goal; use data.symmetry=null"
+        )
+
 
 PUSHT_MIRROR = Symmetry(
     obs={
@@ -44,6 +73,7 @@ PUSHT_MIRROR = Symmetry(
         "image": mirror_image,
     },
     action=mirror_point,
+    check=_check_ends,
 )
 """The mirror symmetry of the table with its goal, for every variant."""
 

@@ -27,10 +27,13 @@ class Symmetry:
     Args:
         obs: for each key a map of arrays ``(n, *shape)`` to arrays of the same shape.
         action: the map of actions ``(n, action_dim)``.
+        check: raises a ``UsageError`` for episodes that it is no symmetry of, such as data with
+            another goal; None takes all.
     """
 
     obs: Mapping[str, ArrayMap]
     action: ArrayMap
+    check: Callable[[Episodes], None] | None = None
 
     def image(self, episodes: Episodes) -> Episodes:
         """Return the images of episodes, in the same order.
@@ -50,8 +53,10 @@ class Symmetry:
         """Return episodes followed by their images: episode ``n + i`` is the image of ``i``.
 
         Raises:
-            UsageError: when an observation has no map.
+            UsageError: when an observation has no map, or ``check`` refuses.
         """
+        if self.check is not None:
+            self.check(episodes)
         image = self.image(episodes)
         twice = np.concatenate
         rewards, final, mirrored = episodes.rewards, episodes.final_obs, image.final_obs

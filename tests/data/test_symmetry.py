@@ -22,6 +22,7 @@ from genpolicy.pusht_geometry import (
 N, ENDS = 60, [14, 30, 44, 60]
 RNG = np.random.default_rng(0)
 POSES = np.concatenate([RNG.uniform(100, 400, (N, 2)), RNG.uniform(-7, 7, (N, 1))], axis=1)
+POSES[np.array(ENDS) - 1, :2] = 256.0  # episodes end at the goal
 STATES = np.concatenate([RNG.uniform(20, 490, (N, 2)), POSES], axis=1)
 
 
@@ -106,6 +107,21 @@ def test_images_of_training_episodes_are_trained_on_and_no_others(path):
     low, high = (getattr(mirrored.normalizer.stats["agent_pos"], n) for n in ("minimum", "maximum"))
     np.testing.assert_allclose(low, 512 - high[::-1], atol=1e-3)  # as symmetric as the data
     assert mirrored.episodes.fingerprint != plain.episodes.fingerprint
+
+
+@pytest.mark.parametrize("key", ["state", "keypoints"])
+def test_data_with_another_goal_is_refused(key):
+    elsewhere = POSES + np.array([100.0, 100.0, 0.0])
+    states = np.concatenate([STATES[:, :2], elsewhere], axis=1)
+    values = states if key == "state" else block_keypoints(elsewhere).reshape(N, 18)
+    data = Episodes.from_arrays(
+        obs={key: values.astype(np.float32)},
+        actions=np.zeros((N, 2), np.float32),
+        episode_ends=ENDS,
+        source=DataSource("pusht", "generated"),
+    )
+    with pytest.raises(UsageError, match=r"not on the mirror's line .* data\.symmetry=null"):
+        PUSHT_MIRROR.enlarge(data)
 
 
 def test_an_unknown_symmetry_is_refused_before_data_is_read(tmp_path):
