@@ -215,12 +215,14 @@ class OnPath:
             raise UsageError(_MOVES.format(name=type(self.inner).__name__))
         return step.x_s, carried
 
+    def matched(self, t: float) -> tuple[float, float, float]:
+        """Return the member's time (1) at ``t``, the factor of x in (2), and the member's alpha."""
+        return _matched_scalar(self.path, self.inner.path, self.ratio, t)
+
     def _seen(self, x: Chunk, t: Time) -> tuple[Chunk, Time]:
         """Return (2) and the member's time (1)."""
         if t.device.type == "cpu" and len(t) and bool((t == t[0]).all()):
-            time, scale, alpha = _matched_scalar(
-                self.path, self.inner.path, self.ratio, t[0].item()
-            )
+            time, scale, alpha = self.matched(t[0].item())
             seen = x if scale == 1.0 else x * scale
             if self.offset is not None:
                 seen = seen + alpha * self.offset.to(x.dtype)

@@ -85,11 +85,23 @@ class FlowMapDenoiser(nn.Module):
 
         Cost: 1 network evaluation.
         """
+        seen, time = self.network_input(x_t, t)
+        return self.denoised_of_raw(self.network(seen, time, cond), x_t, t)
+
+    def network_input(self, x_t: Chunk, t: Time) -> tuple[Chunk, Time]:
+        """Return what the network sees of ``(x_t, t)``; the first is proportional to ``x_t``."""
         if self.boundary == "linear":
-            velocity = self.network(x_t, t * self.time_scale, cond)
-            return (x_t - expand_t(t - self.t_end, x_t) * velocity) / (1.0 - self.t_end)
-        scaled = edm_input(x_t, t, path=self.path, sigma_data=self.sigma_data)
-        raw = self.network(scaled, edm_time(self.path, t), cond)
+            return x_t, t * self.time_scale
+        seen = edm_input(x_t, t, path=self.path, sigma_data=self.sigma_data)
+        return seen, edm_time(self.path, t)
+
+    def denoised_of_raw(self, raw: Chunk, x_t: Chunk, t: Time) -> Chunk:
+        """Return the action that a network output at ``(x_t, t)`` stands for.
+
+        It is a weighted sum of both, with factors that depend on ``t`` alone.
+        """
+        if self.boundary == "linear":
+            return (x_t - expand_t(t - self.t_end, x_t) * raw) / (1.0 - self.t_end)
         return flow_map_output(
             raw, x_t, t, path=self.path, sigma_data=self.sigma_data, t_end=self.t_end
         )

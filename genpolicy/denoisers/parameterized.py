@@ -87,13 +87,21 @@ class ParameterizedDenoiser(nn.Module):
 
         Cost: 1 network evaluation.
         """
+        seen, time = self.network_input(x_t, t)
+        return self.network(seen, time, cond)
+
+    def network_input(self, x_t: Chunk, t: Time) -> tuple[Chunk, Time]:
+        """Return what the network sees of ``(x_t, t)``; the first is proportional to ``x_t``."""
         if self.precondition == "edm":
-            scaled = edm_input(x_t, t, path=self.path, sigma_data=self.sigma_data)
-            return self.network(scaled, edm_time(self.path, t), cond)
-        return self.network(x_t, t * self.time_scale + self.time_shift, cond)
+            seen = edm_input(x_t, t, path=self.path, sigma_data=self.sigma_data)
+            return seen, edm_time(self.path, t)
+        return x_t, t * self.time_scale + self.time_shift
 
     def denoised_of_raw(self, raw: Chunk, x_t: Chunk, t: Time) -> Chunk:
-        """Return the denoised actions that a network output at ``(x_t, t)`` stands for."""
+        """Return the denoised actions that a network output at ``(x_t, t)`` stands for.
+
+        They are a weighted sum of both, with factors that depend on ``t`` alone.
+        """
         if self.precondition == "edm":
             return edm_output(raw, x_t, t, path=self.path, sigma_data=self.sigma_data)
         return to_denoised(raw, x_t, t, path=self.path, predicts=self.predicts)

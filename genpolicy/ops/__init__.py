@@ -1,5 +1,15 @@
-"""The elementwise kernels of sampling; ``genpolicy.ops.reference`` defines what is correct."""
+"""The kernels of sampling: ``reference`` and ``mlp_reference`` define what is correct."""
 
+from genpolicy.ops.library import Backend, backend, is_compiled
+from genpolicy.ops.noise import normals, philox4x32, round_keys
 from genpolicy.ops.reference import affine_step
 
-__all__ = ["affine_step"]
+__all__ = [
+    "Backend",
+    "affine_step",
+    "backend",
+    "is_compiled",
+    "normals",
+    "philox4x32",
+    "round_keys",
+]

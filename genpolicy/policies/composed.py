@@ -20,6 +20,7 @@ from genpolicy.composition import LARGEST_SIGMA, Member, Part, Particles, common
 from genpolicy.composition.weights import total_of
 from genpolicy.denoisers import Kind, Step, Target, as_tracking, target_of
 from genpolicy.errors import NumericsError, UsageError
+from genpolicy.native import Unsupported
 from genpolicy.paths import Path
 from genpolicy.policies.alignment import Units, joint_spec, units_between
 from genpolicy.policies.denoising import DenoisingPolicy
@@ -217,6 +218,17 @@ class ComposedPolicy(DenoisingPolicy):
         """Return the composition for observations in physical units, one row per row of them."""
         members = list(self.bound_members(obs).values())
         return self.operator.build(members, obs=obs, normalizer=self.normalizer)
+
+    def structure(self, fixed: Mapping[str, Tensor]) -> Member:
+        """Return the composition with sources in the place of its trained denoisers."""
+        if self.n_particles is not None:
+            raise Unsupported("it has particles")
+        members: list[Member] = []
+        for i in self.used:
+            own = {**fixed, **(self.members[i].fixed_obs or {})}
+            members.append(self._aligned(i, self.members[i].policy.structure(own)))
+        blank = self.spec.blank_obs(1, device=self.device)
+        return self.operator.build(members, obs=blank, normalizer=self.normalizer)
 
     def bound_members(self, obs: Obs) -> dict[int, Member]:
         """Return the denoisers of the members in use, by number, as the composition sees them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,9 +14,11 @@ from genpolicy.composition import Member
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.denoisers import Kind, Step, Target
 from genpolicy.errors import NumericsError
+from genpolicy.native import Unsupported
 from genpolicy.networks.modes import modes_kept
 from genpolicy.paths import Path
 from genpolicy.policies.base import check_obs
+from genpolicy.policies.compiled import compiled_sampler, use_compiled
 from genpolicy.sampling import Corrector, Sampler
 from genpolicy.seeding import fresh_seeds
 from genpolicy.shapes import Chunk, Obs, TaskSpec
@@ -61,6 +64,17 @@ class DenoisingPolicy(nn.Module, ABC):
     @abstractmethod
     def with_sampler(self, **changes: Any) -> DenoisingPolicy:
         """Return a policy on the same weights whose sampler has the given fields changed."""
+
+    def structure(self, fixed: Mapping[str, Tensor]) -> Member:
+        """Return what ``bind`` returns, with a ``Source`` in the place of each trained denoiser.
+
+        Args:
+            fixed: observations that are seen instead of those of the caller, in physical units.
+
+        Raises:
+            Unsupported: for policies that are not sampled by one run of the denoising loop.
+        """
+        raise Unsupported(f"{type(self).__name__} is not sampled by one run of the loop")
 
     @property
     def target(self) -> Target | None:
@@ -114,6 +128,13 @@ class DenoisingPolicy(nn.Module, ABC):
         row_seeds = fresh_seeds(n_rows) if seeds is None else [int(seed) for seed in seeds]
         if n_rows == 0:
             return torch.zeros(0, self.spec.horizon, self.spec.action_dim, device=self.device)
+        if use_compiled():
+            compiled = compiled_sampler(self)
+            if not compiled.reason:
+                chunk = compiled.sample(obs, row_seeds)
+                if math.isfinite(chunk.sum().item()):
+                    return chunk
+                # Sampling again in torch finds what is wrong, and says it.
         quiet = torch.no_grad() if self.needs_gradient else torch.inference_mode()
         with modes_kept(self), quiet:
             self.eval()

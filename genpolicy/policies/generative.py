@@ -23,6 +23,7 @@ from genpolicy.denoisers import (
     TrajectoryDenoiser,
 )
 from genpolicy.errors import UsageError
+from genpolicy.native import Source
 from genpolicy.paths import Path
 from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.sampling import Sampler
@@ -100,6 +101,16 @@ class GenerativePolicy(DenoisingPolicy):
     def bind(self, obs: Obs) -> Bound:
         """Return the denoiser with the condition of observations in physical units."""
         return Bound(self.denoiser, self.encode(obs))
+
+    def structure(self, fixed: Mapping[str, Tensor]) -> Source:
+        """Return what stands for the denoiser in a program."""
+        return Source(
+            denoiser=self.denoiser,
+            normalizer=self.normalizer,
+            encoder=self.encoder,
+            n_obs_steps=self.spec.n_obs_steps,
+            fixed=dict(fixed),
+        )
 
     def encode(self, obs: Obs) -> Cond:
         """Return the condition for observations in physical units."""

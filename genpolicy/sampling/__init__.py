@@ -13,8 +13,15 @@ from genpolicy.sampling.correctors import (
     make_corrector,
 )
 from genpolicy.sampling.diffusers_adapter import sample_with_scheduler
-from genpolicy.sampling.loop import Corrector, check_target, class_of, plan, sample
-from genpolicy.sampling.noise import NoiseSource, RowNoise, philox4x32
+from genpolicy.sampling.loop import (
+    Corrector,
+    check_target,
+    check_times,
+    class_of,
+    plan,
+    sample,
+)
+from genpolicy.sampling.noise import NoiseSource, RowNoise
 from genpolicy.sampling.rules import (
     RULES,
     Coeffs,
@@ -56,6 +63,7 @@ __all__ = [
     "chain",
     "check_rule",
     "check_target",
+    "check_times",
     "class_of",
     "clip_to",
     "ddim",
@@ -68,7 +76,6 @@ __all__ = [
     "make_corrector",
     "make_rule",
     "midpoint",
-    "philox4x32",
     "pin",
     "plan",
     "renoise",

@@ -26,7 +26,7 @@ from genpolicy.sampling.noise import NoiseSource
 from genpolicy.sampling.rules import Coeffs, Rule, check_rule
 from genpolicy.shapes import Chunk, Cond, Time
 
-__all__ = ["Corrector", "check_target", "class_of", "plan", "sample"]
+__all__ = ["Corrector", "check_target", "check_times", "class_of", "plan", "sample"]
 
 Denoise: TypeAlias = Callable[[Chunk, Time], Chunk]
 
@@ -88,7 +88,7 @@ def sample(
     Cost: one network evaluation per step, two where the rule has a second stage.
     """
     path = denoiser.path
-    values = _checked_times(times, path)
+    values = check_times(times, path)
     steps = plan(rule, path, values)
     check_rule(rule, denoiser.kind, steps)
     if correct is not None and denoiser.kind == "flow_map":
@@ -218,7 +218,16 @@ def check_target(target: Target | None, sampler: SamplerClass) -> None:
         )
 
 
-def _checked_times(times: Tensor | Sequence[float], path: Path) -> tuple[float, ...]:
+def check_times(times: Tensor | Sequence[float], path: Path) -> tuple[float, ...]:
+    """Return times as floats.
+
+    Args:
+        times: of a run, see ``sample``.
+        path: path of the denoiser.
+
+    Raises:
+        UsageError: when they do not decrease strictly, or evaluations leave the path.
+    """
     values = tuple(float(t) for t in times)
     if len(values) < 2:
         raise UsageError(f"sample: got {len(values)} times, expected at least 2 (one step)")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from genpolicy.errors import UsageError
-from genpolicy.sampling import NoiseSource, RowNoise, philox4x32
+from genpolicy.ops import philox4x32
+from genpolicy.sampling import NoiseSource, RowNoise
 
 SEEDS = [0, 1, 2**32, 2**63 - 1, 2**64 - 1, 12345678901234567, 7, 8]
 

@@ -1,0 +1,200 @@
+// The arithmetic of sampling, one scalar at a time, for host and device alike.
+//
+// Everything here is free of branches that depend on data, so that a loop over lanes of a vector
+// register becomes vector instructions on the host, and a warp does not diverge on the device.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define GP_HD __host__ __device__ __forceinline__
+#else
+#define GP_HD inline __attribute__((always_inline))
+#endif
+
+namespace genpolicy {
+
+template <class To, class From>
+GP_HD To bits_of(From value) {
+  static_assert(sizeof(To) == sizeof(From), "only types of the same size have the same bits");
+  To out;
+  memcpy(&out, &value, sizeof(To));
+  return out;
+}
+
+// Limits that let a NaN through, as torch.clamp does.
+GP_HD float limited(float value, float lo, float hi) {
+  float out = value < lo ? lo : value;
+  return out > hi ? hi : out;
+}
+
+// exp(x) to 2 units in the last place for x in [-87, 88], limited to that range outside of it.
+// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by its Taylor series to r^7, whose rest is 5e-9.
+GP_HD float exp_limited(float x) {
+  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to whole numbers
+  float inside = limited(x, -87.0f, 88.0f);
+  float shifted = inside * 1.44269504088896341f + shift;
+  float n = shifted - shift;
+  float r = inside - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  float p = 1.98412698e-4f;
+  p = p * r + 1.38888889e-3f;
+  p = p * r + 8.33333333e-3f;
+  p = p * r + 4.16666667e-2f;
+  p = p * r + 1.66666667e-1f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  uint32_t exponent = bits_of<uint32_t>(shifted) << 23;  // n, in the place of the exponent
+  return bits_of<float>(bits_of<uint32_t>(p) + exponent);
+}
+
+enum Activation : int64_t { kNone = 0, kMish = 1, kSilu = 2, kRelu = 3, kGelu = 4, kNumActivations };
+
+// x tanh(log(1 + e^x)) = x m / (m + 2) with m = e^x (e^x + 2).
+GP_HD float mish(float x) {
+  float e = exp_limited(x > 40.0f ? 40.0f : x);
+  float m = e * (e + 2.0f);
+  return x * (m / (m + 2.0f));
+}
+
+GP_HD float silu(float x) { return x / (1.0f + exp_limited(-x)); }
+
+GP_HD float relu(float x) { return x < 0.0f ? 0.0f : x; }
+
+// x Phi(x), with erfc by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
+GP_HD float gelu(float x) {
+  float size = x < 0.0f ? -x : x;
+  float z = size * 0.70710678118654752f;
+  float t = 1.0f / (1.0f + 0.3275911f * z);
+  float p = 1.061405429f;
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  float upper = 0.5f * p * t * exp_limited(-z * z);  // 1 - Phi(|x|)
+  return x * (x < 0.0f ? upper : 1.0f - upper);
+}
+
+template <int64_t kind>
+GP_HD float activated(float x) {
+  if constexpr (kind == kMish) return mish(x);
+  if constexpr (kind == kSilu) return silu(x);
+  if constexpr (kind == kRelu) return relu(x);
+  if constexpr (kind == kGelu) return gelu(x);
+  return x;
+}
+
+// bfloat16 is the upper half of a float, rounded to the nearest, halves to even; NaN stays NaN.
+GP_HD uint16_t to_bf16(float value) {
+  uint32_t bits = bits_of<uint32_t>(value);
+  uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  uint32_t quiet = (bits >> 16) | 0x40u;
+  return static_cast<uint16_t>(value != value ? quiet : rounded);
+}
+
+GP_HD float from_bf16(uint16_t value) { return bits_of<float>(static_cast<uint32_t>(value) << 16); }
+
+// ---- Random numbers ------------------------------------------------------------------------
+
+struct Words {
+  uint32_t w[4];
+};
+
+// Philox4x32-10 (Salmon et al., SC 2011).
+GP_HD Words philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
+  for (int round = 0; round < 10; ++round) {
+    uint64_t first = 0xD2511F53ull * static_cast<uint64_t>(c0);
+    uint64_t second = 0xCD9E8D57ull * static_cast<uint64_t>(c2);
+    uint32_t d0 = static_cast<uint32_t>(second >> 32) ^ c1 ^ k0;
+    uint32_t d2 = static_cast<uint32_t>(first >> 32) ^ c3 ^ k1;
+    c1 = static_cast<uint32_t>(second);
+    c3 = static_cast<uint32_t>(first);
+    c0 = d0;
+    c2 = d2;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return Words{{c0, c1, c2, c3}};
+}
+
+// log(x) for normal x > 0, to 3e-16 relative: x = 2^n m with m in [sqrt(1/2), sqrt(2)), and
+// log m = 2 atanh(s), s = (m - 1) / (m + 1), |s| <= 0.1716, as a series up to s^21.
+GP_HD double log_positive(double x) {
+  const uint64_t half_root = 0x3FE6A09E667F3BCDull;  // bits of sqrt(1/2)
+  uint64_t bits = bits_of<uint64_t>(x);
+  // The exponent as a double without a conversion instruction, which old vector units lack.
+  uint64_t n_bits = (bits - half_root) >> 52;                     // n modulo 2^12
+  uint64_t m_bits = bits - (n_bits << 52);
+  double n = bits_of<double>((n_bits ^ 0x800ull) + 0x4330000000000000ull) - 4503599627372544.0;
+  double m = bits_of<double>(m_bits);
+  double s = (m - 1.0) / (m + 1.0);
+  double z = s * s;
+  double p = 1.0 / 21.0;
+  p = p * z + 1.0 / 19.0;
+  p = p * z + 1.0 / 17.0;
+  p = p * z + 1.0 / 15.0;
+  p = p * z + 1.0 / 13.0;
+  p = p * z + 1.0 / 11.0;
+  p = p * z + 1.0 / 9.0;
+  p = p * z + 1.0 / 7.0;
+  p = p * z + 1.0 / 5.0;
+  p = p * z + 1.0 / 3.0;
+  return n * 0.69314718055994531 + (2.0 * s + 2.0 * s * z * p);
+}
+
+struct Pair {
+  double cosine, sine;
+};
+
+// cos and sin of 2 pi turns for turns in [0, 1): a quarter turn q is taken off, then Taylor series.
+GP_HD Pair cos_sin_turns(double turns) {
+  const double shift = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to whole numbers
+  double shifted = turns * 4.0 + shift;
+  uint64_t quarter = bits_of<uint64_t>(shifted) & 3ull;
+  double r = (turns - (shifted - shift) * 0.25) * 6.2831853071795865;  // |r| <= pi / 4
+  double z = r * r;
+  double c = -1.1470745597729725e-11;
+  c = c * z + 2.0876756987868099e-9;
+  c = c * z - 2.7557319223985891e-7;
+  c = c * z + 2.4801587301587302e-5;
+  c = c * z - 1.3888888888888889e-3;
+  c = c * z + 4.1666666666666667e-2;
+  c = c * z - 0.5;
+  c = c * z + 1.0;
+  double s = -7.6471637318198165e-13;
+  s = s * z + 1.6059043836821615e-10;
+  s = s * z - 2.5052108385441719e-8;
+  s = s * z + 2.7557319223985891e-6;
+  s = s * z - 1.9841269841269841e-4;
+  s = s * z + 8.3333333333333333e-3;
+  s = s * z - 1.6666666666666667e-1;
+  s = r + r * z * s;
+  bool swapped = (quarter & 1ull) != 0;
+  double cosine = swapped ? s : c;
+  double sine = swapped ? c : s;
+  cosine = (quarter == 1ull || quarter == 2ull) ? -cosine : cosine;
+  sine = quarter >= 2ull ? -sine : sine;
+  return Pair{cosine, sine};
+}
+
+// The square root is the instruction of the machine, exact on host and device.
+GP_HD double root(double x) {
+#if defined(__CUDA_ARCH__)
+  return sqrt(x);
+#else
+  return __builtin_sqrt(x);
+#endif
+}
+
+// Two words to two standard normals (Box-Muller), uniforms at the centres of 2^32 cells.
+GP_HD void two_normals(uint32_t radius_word, uint32_t angle_word, float* first, float* second) {
+  double u = (static_cast<double>(radius_word) + 0.5) * 2.3283064365386963e-10;
+  double radius = root(-2.0 * log_positive(u));
+  Pair turn = cos_sin_turns((static_cast<double>(angle_word) + 0.5) * 2.3283064365386963e-10);
+  *first = static_cast<float>(radius * turn.cosine);
+  *second = static_cast<float>(radius * turn.sine);
+}
+
+}  // namespace genpolicy

@@ -1,0 +1,8 @@
+// The kernels for one instruction set; setup.py gives this file its own compiler flags.
+#define GP_ISA isa_avx2
+#define GP_VECTOR_BYTES 32
+#include "tile.h"
+
+namespace genpolicy {
+const Kernels kAvx2Kernels = {"avx2", isa_avx2::sample_rows, isa_avx2::fill_noise};
+}

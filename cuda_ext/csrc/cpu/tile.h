@@ -1,0 +1,276 @@
+// Running a program for a tile of rows on one thread, for one instruction set; see program.h.
+#pragma once
+
+#include <cmath>
+
+#include "kernels.h"
+#include "products.h"
+
+namespace genpolicy {
+namespace GP_ISA {
+
+template <int64_t kKind>
+inline void activate_row(float* row, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) row[i] = activated<kKind>(row[i]);
+}
+
+inline void activate(int64_t kind, float* rows, int64_t ld, int64_t n_rows, int64_t n) {
+  for (int64_t r = 0; r < n_rows; ++r) {
+    float* row = rows + r * ld;
+    switch (kind) {
+      case kMish: activate_row<kMish>(row, n); break;
+      case kSilu: activate_row<kSilu>(row, n); break;
+      case kRelu: activate_row<kRelu>(row, n); break;
+      case kGelu: activate_row<kGelu>(row, n); break;
+    }
+  }
+}
+
+// The sum of n floats (n a multiple of 16) in 16 interleaved sums.
+inline float sum_of(const float* row, int64_t n) {
+  float lanes[16] = {};
+  for (int64_t i = 0; i < n; i += 16)
+#pragma omp simd
+    for (int j = 0; j < 16; ++j) lanes[j] += row[i + j];
+  for (int step = 8; step > 0; step /= 2)
+    for (int j = 0; j < step; ++j) lanes[j] += lanes[j + step];
+  return lanes[0];
+}
+
+inline void normalize_layer(const float* src, float* dst, int64_t n, const float* vectors,
+                            double eps) {
+  const int64_t wide = padded(n);
+  const float mean = sum_of(src, wide) / static_cast<float>(n);
+  float lanes[16] = {};
+  for (int64_t i = 0; i < wide; i += 16)
+#pragma omp simd
+    for (int j = 0; j < 16; ++j) {
+      const float d = i + j < n ? src[i + j] - mean : 0.0f;
+      lanes[j] += d * d;
+    }
+  const float variance = sum_of(lanes, 16) / static_cast<float>(n);
+  const float scale = 1.0f / std::sqrt(variance + static_cast<float>(eps));
+  // Gain and offset are zero in the padding, so that it stays zero.
+#pragma omp simd
+  for (int64_t i = 0; i < wide; ++i)
+    dst[i] = (src[i] - mean) * scale * vectors[i] + vectors[wide + i];
+}
+
+// Standard normals of one draw for n_rows rows of n floats: see genpolicy/sampling/noise.py.
+void fill_noise(const int64_t* seeds, int64_t n_rows, int64_t n, uint32_t index, uint32_t stream,
+                float* out, int64_t ld) {
+  const int64_t n_blocks = (n + 3) / 4, n_jobs = n_rows * n_blocks;
+  for (int64_t first = 0; first < n_jobs; first += 8) {
+    uint32_t block[8], low[8], high[8];
+    float* place[8];
+    int64_t fits[8];
+    for (int l = 0; l < 8; ++l) {
+      const int64_t job = first + l < n_jobs ? first + l : n_jobs - 1;
+      const int64_t row = job / n_blocks, b = job % n_blocks;
+      const uint64_t seed = static_cast<uint64_t>(seeds[row]);
+      block[l] = static_cast<uint32_t>(b);
+      low[l] = static_cast<uint32_t>(seed);
+      high[l] = static_cast<uint32_t>(seed >> 32);
+      place[l] = out + row * ld + 4 * b;
+      fits[l] = n - 4 * b < 4 ? n - 4 * b : 4;
+    }
+    float normals[4][8];
+#pragma omp simd
+    for (int l = 0; l < 8; ++l) {
+      const Words words = philox(block[l], index, stream, 0u, low[l], high[l]);
+      two_normals(words.w[0], words.w[1], &normals[0][l], &normals[1][l]);
+      two_normals(words.w[2], words.w[3], &normals[2][l], &normals[3][l]);
+    }
+    for (int l = 0; l < 8; ++l)
+      for (int64_t j = 0; j < fits[l]; ++j) place[l][j] = normals[j][l];
+  }
+}
+
+// Works on n_rows rows of a batch from their inputs and seeds to their actions.
+struct Tile {
+  const Program& program;
+  int64_t n_rows;
+  float* floats;    // registers, one after the other, each (n_rows, padded width)
+  uint32_t* pairs;  // inputs of a product as pairs of bfloat16
+
+  float* at(int64_t reg) const { return floats + program.offset(reg) * n_rows; }
+  int64_t ld(int64_t reg) const { return padded(program.width(reg)); }
+
+  void linear(const int64_t* i, int64_t e) const {
+    const int64_t src = i[kFieldSrc], dst = i[kFieldDst], extra = i[kFieldSrc2], n = i[kFieldOut];
+    const bool is_bf16 = program.head(kHeadPrecision) == 1;
+    Product p;
+    p.inputs = at(src);
+    p.ld_in = ld(src);
+    p.n_in = i[kFieldIn];
+    p.vector = program.vectors + i[kFieldVector] + e * i[kFieldStride];
+    p.extra = extra < 0 ? nullptr : at(extra);
+    p.ld_extra = extra < 0 ? 0 : ld(extra);
+    p.out = at(dst);
+    p.ld_out = ld(dst);
+    p.accumulates = i[kFieldAccumulate] != 0;
+    if (is_bf16) {
+      p.ld_pairs = (p.n_in + 1) / 2;
+      for (int64_t r = 0; r < n_rows; ++r) {
+        const float* row = p.inputs + r * p.ld_in;  // its padding is zero
+        uint32_t* to = pairs + r * p.ld_pairs;
+#pragma omp simd
+        for (int64_t k = 0; k < p.ld_pairs; ++k)
+          to[k] = static_cast<uint32_t>(to_bf16(row[2 * k])) |
+                  static_cast<uint32_t>(to_bf16(row[2 * k + 1])) << 16;
+      }
+      p.pairs = pairs;
+      p.weights = static_cast<const uint16_t*>(program.weights) + i[kFieldWeights];
+      multiply<true>(p, n_rows, n);
+    } else {
+      p.weights = static_cast<const float*>(program.weights) + i[kFieldWeights];
+      multiply<false>(p, n_rows, n);
+    }
+    if (i[kFieldActivation] != kNone) activate(i[kFieldActivation], p.out, p.ld_out, n_rows, padded(n));
+  }
+
+  void elementwise(const int64_t* i, int64_t e, const double* factors, const float* state) const {
+    const int64_t n = padded(i[kFieldOut]), extra = i[kFieldExtra];
+    const float* vector = program.vectors + i[kFieldVector] + e * i[kFieldStride];
+    const int64_t chunk = padded(program.head(kHeadChunk));
+    for (int64_t r = 0; r < n_rows; ++r) {
+      float* dst = i[kFieldDst] < 0 ? nullptr : at(i[kFieldDst]) + r * ld(i[kFieldDst]);
+      float* src = i[kFieldSrc] < 0 ? nullptr : at(i[kFieldSrc]) + r * ld(i[kFieldSrc]);
+      switch (i[kFieldOp]) {
+        case kOpNorm:
+          normalize_layer(src, dst, i[kFieldOut], vector, bits_of<double>(extra));
+          break;
+        case kOpModulate: {
+          const float* film = at(i[kFieldSrc2]) + r * ld(i[kFieldSrc2]) + extra;
+#pragma omp simd
+          for (int64_t k = 0; k < n; ++k) dst[k] = src[k] * (1.0f + film[k]) + film[n + k];
+          break;
+        }
+        case kOpActivate:
+#pragma omp simd
+          for (int64_t k = 0; k < n; ++k) dst[k] = src[k] + vector[k];
+          break;
+        case kOpNormalize:
+#pragma omp simd
+          for (int64_t k = 0; k < n; ++k) dst[k] = vector[n + k] == 0.0f ? 0.0f : (src[k] - vector[k]) * vector[n + k];
+          break;
+        case kOpPresent: {
+          bool is_there = true;
+          float* part = src + i[kFieldIn];
+          for (int64_t k = 0; k < i[kFieldOut]; ++k) is_there = is_there && part[k] == part[k];
+          for (int64_t k = 0; k < i[kFieldOut]; ++k) part[k] = is_there ? part[k] : 0.0f;
+          src[extra] = is_there ? 1.0f : 0.0f;
+          break;
+        }
+        case kOpWaves: {
+          const double half_turns = static_cast<double>(int64_t{1} << extra) * 0.5;
+          for (int64_t k = 0; k < n; ++k) {
+            const double turns = src[k] * half_turns;
+            const Pair wave = cos_sin_turns(turns - std::floor(turns));
+            const bool inside = k < i[kFieldOut];
+            dst[k] = inside ? static_cast<float>(wave.sine) : 0.0f;
+            dst[n + k] = inside ? static_cast<float>(wave.cosine) : 0.0f;
+          }
+          break;
+        }
+        case kOpInput: {
+          const float scale = static_cast<float>(factors[kPlanMembers + 2 * extra]);
+          const float* x = state + r * chunk;
+#pragma omp simd
+          for (int64_t k = 0; k < chunk; ++k) dst[k] = scale * x[k];
+          break;
+        }
+        case kOpCombine: {
+          const float scale = static_cast<float>(factors[kPlanMembers + 2 * extra + 1]);
+          float* denoised = at(kRegDenoised) + r * chunk;
+#pragma omp simd
+          for (int64_t k = 0; k < chunk; ++k) denoised[k] += scale * src[k];
+          break;
+        }
+      }
+    }
+    if (i[kFieldOp] == kOpActivate)
+      activate(i[kFieldActivation], at(i[kFieldDst]), ld(i[kFieldDst]), n_rows, n);
+  }
+
+  void run(const int64_t* i, int64_t e, const double* factors, const float* state) const {
+    if (i[kFieldOp] == kOpLinear)
+      linear(i, e);
+    else
+      elementwise(i, e, factors, state);
+  }
+
+  void evaluate(int64_t e, const int64_t* seeds) const {
+    const double* factors = program.evaluation(e);
+    const int64_t chunk = program.head(kHeadChunk), n = padded(chunk), size = n_rows * n;
+    float* state = at(kRegState);
+    const float* seen = factors[kPlanFromStage] != 0.0 ? at(kRegStage) : state;
+    float* denoised = at(kRegDenoised);
+    const float on_x = static_cast<float>(factors[kPlanOnX]);
+#pragma omp simd
+    for (int64_t k = 0; k < size; ++k) denoised[k] = on_x * seen[k];
+    const int64_t shift = program.head(kHeadShift);
+    if (shift >= 0)
+      for (int64_t r = 0; r < n_rows; ++r)
+        for (int64_t k = 0; k < chunk; ++k)
+          denoised[r * n + k] += program.vectors[shift + e * chunk + k];
+    const int64_t first = program.head(kHeadPrologue);
+    for (int64_t i = first; i < first + program.head(kHeadBody); ++i)
+      run(program.instruction(i), e, factors, seen);
+    const float lo = static_cast<float>(program.plan[kPlanLow]);
+    const float hi = static_cast<float>(program.plan[kPlanHigh]);
+    float* before = at(kRegBefore);
+    float* noise = at(kRegNoise);
+    const bool is_noisy = factors[kPlanNoise] != 0.0;
+    if (is_noisy)
+      fill_noise(seeds, n_rows, chunk, static_cast<uint32_t>(factors[kPlanNoiseIndex]), 0u, noise, n);
+    float* to = factors[kPlanToStage] != 0.0 ? at(kRegStage) : state;
+    const float c_x = static_cast<float>(factors[kPlanX]);
+    const float c_denoised = static_cast<float>(factors[kPlanDenoised]);
+    const float c_previous = static_cast<float>(factors[kPlanPrevious]);
+    const float c_noise = static_cast<float>(factors[kPlanNoise]);
+#pragma omp simd
+    for (int64_t k = 0; k < size; ++k) {
+      const float clean = limited(denoised[k], lo, hi);
+      float next = c_x * state[k] + c_denoised * clean;
+      // A factor of 0 leaves out what is not there yet, and may hold anything.
+      next += c_previous != 0.0f ? c_previous * before[k] : 0.0f;
+      next += is_noisy ? c_noise * noise[k] : 0.0f;
+      to[k] = next;
+      before[k] = clean;
+    }
+  }
+
+  void sample(const float* inputs, const int64_t* seeds, float* out) const {
+    const int64_t chunk = program.head(kHeadChunk), n = padded(chunk);
+    const int64_t n_inputs = program.head(kHeadInputs);
+    for (int64_t k = 0; k < n_rows * program.head(kHeadRowFloats); ++k) floats[k] = 0.0f;
+    float* features = at(kRegInputs);
+    for (int64_t r = 0; r < n_rows; ++r)
+      memcpy(features + r * ld(kRegInputs), inputs + r * n_inputs, sizeof(float) * n_inputs);
+    for (int64_t i = 0; i < program.head(kHeadPrologue); ++i)
+      run(program.instruction(i), 0, nullptr, nullptr);
+    float* state = at(kRegState);
+    fill_noise(seeds, n_rows, chunk, 0u, 0u, state, n);
+    const float start = static_cast<float>(program.plan[kPlanInit]);
+    for (int64_t k = 0; k < n_rows * n; ++k) state[k] *= start;
+    for (int64_t e = 0; e < program.head(kHeadEvaluations); ++e) evaluate(e, seeds);
+    const float lo = static_cast<float>(program.plan[kPlanLowEnd]);
+    const float hi = static_cast<float>(program.plan[kPlanHighEnd]);
+    const float* center = program.vectors + program.head(kHeadCenter);
+    const float* span = program.vectors + program.head(kHeadSpan);
+    for (int64_t r = 0; r < n_rows; ++r)
+#pragma omp simd
+      for (int64_t k = 0; k < chunk; ++k)
+        out[r * chunk + k] = center[k] + limited(state[r * n + k], lo, hi) * span[k];
+  }
+};
+
+void sample_rows(const Program& program, const float* inputs, const int64_t* seeds, float* out,
+                 int64_t n_rows, float* floats, uint32_t* pairs) {
+  Tile{program, n_rows, floats, pairs}.sample(inputs, seeds, out);
+}
+
+}  // namespace GP_ISA
+}  // namespace genpolicy

@@ -1,0 +1,136 @@
+// The operators' CPU side: checks, threads, registration.
+//
+// Only torch's stable ABI is used, so one build serves every torch from 2.10 on. Schemas are defined
+// in genpolicy/ops/library.py; this library adds implementations to them.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "cpu/kernels.h"
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+namespace genpolicy {
+namespace {
+
+// Multiplications that are worth a thread of their own: about 30 microseconds of work.
+constexpr int64_t kWorkOfThread = 3'000'000;
+// Rows of a tile: a multiple of the rows of all kernels; its registers fit into the second cache.
+constexpr int64_t kMostTileRows = 48;
+
+struct Free {
+  void operator()(void* at) const { std::free(at); }
+};
+
+// Memory of a thread that is kept from call to call.
+template <class T>
+T* scratch(std::unique_ptr<T, Free>& kept, int64_t& capacity, int64_t size) {
+  if (size > capacity) {
+    const int64_t bytes = (size * int64_t{sizeof(T)} + 63) / 64 * 64;
+    kept.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+    capacity = kept ? size : 0;
+    STD_TORCH_CHECK(kept != nullptr, "mlp_sample: no memory for ", bytes, " bytes of registers");
+  }
+  return kept.get();
+}
+
+void check_cpu(const char* op, const char* name, const Tensor& tensor, ScalarType type, int64_t dim) {
+  STD_TORCH_CHECK(tensor.is_cpu(), op, ": ", name, " is not on the CPU; move all tensors to one device");
+  STD_TORCH_CHECK(tensor.scalar_type() == type, op, ": ", name, " has another type than expected");
+  STD_TORCH_CHECK(tensor.dim() == dim, op, ": ", name, " has ", tensor.dim(), " axes, expected ", dim);
+  STD_TORCH_CHECK(tensor.is_contiguous(), op, ": ", name, " is not contiguous");
+}
+
+Tensor mlp_sample(const Tensor& inputs, const Tensor& seeds, const Tensor& code, const Tensor& plan,
+                  const Tensor& vectors, const Tensor& weights, int64_t chunk) {
+  const char* op = "mlp_sample";
+  check_cpu(op, "inputs", inputs, ScalarType::Float, 2);
+  check_cpu(op, "seeds", seeds, ScalarType::Long, 1);
+  check_cpu(op, "code", code, ScalarType::Long, 1);
+  check_cpu(op, "plan", plan, ScalarType::Double, 1);
+  check_cpu(op, "vectors", vectors, ScalarType::Float, 1);
+  const bool is_bf16 = weights.scalar_type() == ScalarType::BFloat16;
+  check_cpu(op, "weights", weights, is_bf16 ? ScalarType::BFloat16 : ScalarType::Float, 1);
+  const Program program{static_cast<const int64_t*>(code.const_data_ptr()),
+                        static_cast<const double*>(plan.const_data_ptr()),
+                        static_cast<const float*>(vectors.const_data_ptr()),
+                        weights.const_data_ptr()};
+  const char* fault =
+      fault_of(program, code.numel(), plan.numel(), vectors.numel(), weights.numel());
+  STD_TORCH_CHECK(fault == nullptr, op, ": ", fault ? fault : "");
+  STD_TORCH_CHECK((program.head(kHeadPrecision) == 1) == is_bf16, op,
+                  ": the program and its weights are of different precision");
+  const int64_t n_rows = inputs.size(0);
+  STD_TORCH_CHECK(chunk == program.head(kHeadChunk), op, ": chunk is ", chunk,
+                  ", the program makes ", program.head(kHeadChunk), " numbers");
+  STD_TORCH_CHECK(inputs.size(1) == program.head(kHeadInputs), op, ": inputs have ", inputs.size(1),
+                  " columns, the program takes ", program.head(kHeadInputs));
+  STD_TORCH_CHECK(seeds.size(0) == n_rows, op, ": got ", seeds.size(0), " seeds for ", n_rows,
+                  " rows");
+  const int64_t shape[2] = {n_rows, chunk};
+  Tensor out = torch::stable::empty({shape, 2}, ScalarType::Float);
+  if (n_rows == 0) return out;
+  const float* in = static_cast<const float*>(inputs.const_data_ptr());
+  const int64_t* keys = static_cast<const int64_t*>(seeds.const_data_ptr());
+  float* to = static_cast<float*>(out.mutable_data_ptr());
+
+  const int64_t row_floats = program.head(kHeadRowFloats), n_inputs = program.head(kHeadInputs);
+  const int64_t work = n_rows * program.head(kHeadEvaluations) * weights.numel();
+  const int64_t most = work < 2 * kWorkOfThread ? 1 : torch::stable::get_num_threads();
+  const int64_t n_threads = std::clamp<int64_t>(work / kWorkOfThread, 1, most);
+  const int64_t share = (n_rows + n_threads - 1) / n_threads;
+  const int64_t tile = std::min(kMostTileRows, share > 12 ? (share + 11) / 12 * 12 : share);
+  const int64_t n_tiles = (n_rows + tile - 1) / tile;
+  const Kernels& chosen = kernels();
+  auto work_on = [&](int64_t begin, int64_t end) {
+    thread_local std::unique_ptr<float, Free> floats;
+    thread_local std::unique_ptr<uint32_t, Free> pairs;
+    thread_local int64_t n_floats = 0, n_pairs = 0;
+    float* registers = scratch(floats, n_floats, tile * row_floats);
+    uint32_t* words = is_bf16 ? scratch(pairs, n_pairs, tile * row_floats / 2) : nullptr;
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t first = t * tile, rows = std::min(tile, n_rows - first);
+      chosen.sample_rows(program, in + first * n_inputs, keys + first, to + first * chunk, rows,
+                         registers, words);
+    }
+  };
+  if (n_threads == 1)
+    work_on(0, n_tiles);
+  else
+    torch::stable::parallel_for(0, n_tiles, (n_tiles + n_threads - 1) / n_threads, work_on);
+  return out;
+}
+
+Tensor row_noise(const Tensor& seeds, int64_t n_values, int64_t index, int64_t stream) {
+  check_cpu("row_noise", "seeds", seeds, ScalarType::Long, 1);
+  const int64_t most = int64_t{1} << 32;
+  STD_TORCH_CHECK(n_values >= 1 && n_values < most && index >= 0 && index < most && stream >= 0 &&
+                      stream < most,
+                  "row_noise: n_values, index and stream have to lie in [0, 2^32)");
+  const int64_t n_rows = seeds.size(0);
+  const int64_t shape[2] = {n_rows, n_values};
+  Tensor out = torch::stable::empty({shape, 2}, ScalarType::Float);
+  kernels().fill_noise(static_cast<const int64_t*>(seeds.const_data_ptr()), n_rows, n_values,
+                       static_cast<uint32_t>(index), static_cast<uint32_t>(stream),
+                       static_cast<float*>(out.mutable_data_ptr()), n_values);
+  return out;
+}
+
+}  // namespace
+}  // namespace genpolicy
+
+STABLE_TORCH_LIBRARY_IMPL(genpolicy, CPU, library) {
+  library.impl("mlp_sample", TORCH_BOX(&genpolicy::mlp_sample));
+  library.impl("row_noise", TORCH_BOX(&genpolicy::row_noise));
+}
+
+extern "C" __attribute__((visibility("default"))) const char* genpolicy_isa() { return genpolicy::kernels().name; }

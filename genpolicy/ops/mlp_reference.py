@@ -1,0 +1,223 @@
+"""What ``mlp_sample`` computes, in readable torch: runs a program of ``genpolicy.ops.program``."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from genpolicy.ops.noise import normals, round_keys
+from genpolicy.ops.program import (
+    HEADER_SIZE,
+    INSTRUCTION_SIZE,
+    PLAN_HEADER_SIZE,
+    VERSION,
+    Act,
+    Field,
+    Header,
+    Op,
+    Plan,
+    PlanHeader,
+    Register,
+    double_of_bits,
+    padded,
+    unpack_weights,
+)
+
+__all__ = ["mlp_sample", "row_noise"]
+
+_ACTIVATIONS = {Act.NONE: lambda x: x, Act.MISH: F.mish, Act.SILU: F.silu, Act.RELU: F.relu}
+_ACTIVATIONS[Act.GELU] = F.gelu
+
+
+def row_noise(
+    seeds: Int64[Tensor, " batch"], n_values: int, index: int, stream: int
+) -> Float[Tensor, "batch n_values"]:
+    """Return standard normal numbers of one draw, float32, see ``genpolicy.ops.noise``.
+
+    Args:
+        seeds: the bits of one unsigned 64-bit seed per row.
+        n_values: numbers per row, at least 1.
+        index: which draw, in [0, 2**32).
+        stream: independent draws of one index, in [0, 2**32).
+    """
+    keys = round_keys(seeds.cpu().numpy().view(np.uint64))
+    rows = torch.as_tensor(normals(keys, n_values, index=index, stream=stream))
+    return rows.to(seeds.device, torch.float32)
+
+
+def mlp_sample(
+    inputs: Float[Tensor, "batch n_inputs"],
+    seeds: Int64[Tensor, " batch"],
+    code: Int64[Tensor, " n_code"],
+    plan: Float[Tensor, " n_plan"],
+    vectors: Float[Tensor, " n_vectors"],
+    weights: Float[Tensor, " n_weights"],
+    chunk: int,
+) -> Float[Tensor, "batch chunk"]:
+    """Run the denoising loop of a program.
+
+    Args:
+        inputs: one row of observations, in the units and the order of the program.
+        seeds: the bits of one unsigned 64-bit seed per row.
+        code: see ``Program``.
+        plan: see ``Program``.
+        vectors: see ``Program``; its type is that of the arithmetic, float32 or float64.
+        weights: see ``Program``.
+        chunk: ``horizon * action``, as in the program.
+
+    Returns:
+        ``(batch, horizon * action)`` in physical units, of the type of ``vectors``.
+
+    Raises:
+        ValueError: for another version of programs, or another size of chunks.
+    """
+    machine = _Machine(seeds, code, plan, vectors, weights)
+    if machine.head[Header.CHUNK] != chunk:
+        raise ValueError(
+            f"mlp_sample: chunk is {chunk}, the program makes {machine.head[Header.CHUNK]} numbers"
+        )
+    return machine.sample(inputs)
+
+
+class _Machine:
+    """The registers of a batch, and what the instructions do to them."""
+
+    def __init__(
+        self, seeds: Tensor, code: Tensor, plan: Tensor, vectors: Tensor, weights: Tensor
+    ) -> None:
+        numbers = code.tolist()
+        if numbers[Header.VERSION] != VERSION:
+            raise ValueError(
+                f"mlp_sample: the program has version {numbers[Header.VERSION]}, expected {VERSION}"
+            )
+        self.head = numbers[:HEADER_SIZE]
+        at = HEADER_SIZE + 2 * self.head[Header.REGISTERS]
+        self.widths = numbers[HEADER_SIZE + 1 : at : 2]
+        rows = [numbers[i : i + INSTRUCTION_SIZE] for i in range(at, len(numbers), INSTRUCTION_SIZE)]
+        self.prologue = rows[: self.head[Header.PROLOGUE]]
+        self.body = rows[self.head[Header.PROLOGUE] :]
+        values = plan.tolist()
+        self.limits = values[:PLAN_HEADER_SIZE]
+        width = Plan.MEMBERS + 2 * self.head[Header.MEMBERS]
+        self.plan = [values[i : i + width] for i in range(PLAN_HEADER_SIZE, len(values), width)]
+        self.vectors, self.weights = vectors, weights
+        self.seeds = seeds
+        self.registers: dict[int, Tensor] = {}
+
+    def sample(self, inputs: Tensor) -> Tensor:
+        chunk = self.head[Header.CHUNK]
+        self.registers[Register.INPUTS] = inputs.to(self.vectors.dtype)
+        for instruction in self.prologue:
+            self.run(instruction, 0)
+        self.registers[Register.STATE] = self.limits[PlanHeader.INIT] * self.noise(0)
+        for e, factors in enumerate(self.plan):
+            self.evaluate(e, factors)
+        center = self.vectors[self.head[Header.CENTER] :][:chunk]
+        span = self.vectors[self.head[Header.SPAN] :][:chunk]
+        low, high = self.limits[PlanHeader.LOW_END], self.limits[PlanHeader.HIGH_END]
+        return center + self.registers[Register.STATE].clamp(low, high) * span
+
+    def evaluate(self, e: int, factors: list[float]) -> None:
+        """Run the networks at one level, and step."""
+        chunk = self.head[Header.CHUNK]
+        registers = self.registers
+        state = registers[Register.STATE]
+        self.seen = registers[Register.STAGE] if factors[Plan.FROM_STAGE] else state
+        denoised = factors[Plan.ON_X] * self.seen
+        if self.head[Header.SHIFT] >= 0:
+            denoised = denoised + self.vectors[self.head[Header.SHIFT] + e * chunk :][:chunk]
+        registers[Register.DENOISED] = denoised
+        self.factors = factors
+        for instruction in self.body:
+            self.run(instruction, e)
+        clean = registers[Register.DENOISED].clamp(
+            self.limits[PlanHeader.LOW], self.limits[PlanHeader.HIGH]
+        )
+        reached = factors[Plan.X] * state + factors[Plan.DENOISED] * clean
+        if factors[Plan.PREVIOUS] != 0.0:
+            reached = reached + factors[Plan.PREVIOUS] * registers[Register.BEFORE]
+        if factors[Plan.NOISE] != 0.0:
+            reached = reached + factors[Plan.NOISE] * self.noise(int(factors[Plan.NOISE_INDEX]))
+        registers[Register.BEFORE] = clean
+        registers[Register.STAGE if factors[Plan.TO_STAGE] else Register.STATE] = reached
+
+    def noise(self, index: int) -> Tensor:
+        return row_noise(self.seeds, self.head[Header.CHUNK], index, 0).to(self.vectors.dtype)
+
+    def run(self, instruction: list[int], e: int) -> None:
+        """Run one instruction at evaluation ``e``."""
+        field = instruction.__getitem__
+        dst, out, extra = field(Field.DST), field(Field.OUT), field(Field.EXTRA)
+        at = field(Field.VECTOR) + e * field(Field.STRIDE)
+        wide = padded(out)
+        registers = self.registers
+        src = registers.get(field(Field.SRC))
+        match Op(field(Field.OP)):
+            case Op.LINEAR:
+                assert src is not None
+                self.linear(instruction, src, self.vectors[at : at + out])
+            case Op.NORM:
+                assert src is not None
+                eps = double_of_bits(extra)
+                gain, offset = (self.vectors[at + k * wide :][:out] for k in range(2))
+                registers[dst] = F.layer_norm(src, (out,), gain, offset, eps)
+            case Op.MODULATE:
+                assert src is not None
+                film = registers[field(Field.SRC2)]
+                scale, shift = (film[:, extra + k * wide :][:, :out] for k in range(2))
+                registers[dst] = src * (1.0 + scale) + shift
+            case Op.ACTIVATE:
+                assert src is not None
+                act = _ACTIVATIONS[Act(field(Field.ACTIVATION))]
+                registers[dst] = act(src + self.vectors[at : at + out])
+            case Op.NORMALIZE:
+                assert src is not None
+                center, gain = (self.vectors[at + k * wide :][:out] for k in range(2))
+                scaled = (src[:, :out] - center) * gain
+                self.write(dst, torch.where(gain == 0.0, 0.0, scaled))
+            case Op.PRESENT:
+                assert src is not None
+                first = field(Field.IN)
+                part = src[:, first : first + out]
+                absent = part.isnan().any(1, keepdim=True)
+                changed = src.clone()
+                changed[:, first : first + out] = torch.where(absent, 0.0, part)
+                changed[:, extra : extra + 1] = (~absent).to(src.dtype)
+                registers[field(Field.SRC)] = changed
+            case Op.WAVES:
+                assert src is not None
+                angles = 2.0**extra * math.pi * src[:, :out]
+                waves = src.new_zeros(len(src), wide + out)
+                waves[:, :out], waves[:, wide:] = angles.sin(), angles.cos()
+                registers[dst] = waves
+            case Op.INPUT:
+                registers[dst] = self.factors[Plan.MEMBERS + 2 * extra] * self.seen
+            case Op.COMBINE:
+                assert src is not None
+                scale = self.factors[Plan.MEMBERS + 2 * extra + 1]
+                registers[Register.DENOISED] = registers[Register.DENOISED] + scale * src[:, :out]
+
+    def linear(self, instruction: list[int], src: Tensor, added: Tensor) -> None:
+        """Run one layer."""
+        field = instruction.__getitem__
+        dst, n_in, out = field(Field.DST), field(Field.IN), field(Field.OUT)
+        weight = unpack_weights(self.weights, field(Field.WEIGHTS), out, n_in)
+        x = src[:, :n_in]
+        if self.weights.dtype == torch.bfloat16:
+            x = x.to(torch.bfloat16)
+        result = F.linear(x.to(added.dtype), weight.to(added.dtype)) + added
+        if field(Field.SRC2) >= 0:
+            result = result + self.registers[field(Field.SRC2)][:, :out]
+        if field(Field.ACCUMULATE):
+            self.registers[dst] = self.registers[dst] + result
+        else:
+            self.registers[dst] = _ACTIVATIONS[Act(field(Field.ACTIVATION))](result)
+
+    def write(self, dst: int, values: Tensor) -> None:
+        """Set the first entries of a register, and the others to zero."""
+        self.registers[dst] = F.pad(values, (0, self.widths[dst] - values.shape[1]))

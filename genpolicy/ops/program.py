@@ -1,0 +1,217 @@
+"""Layout of the programs of ``mlp_sample``: a policy's whole denoising loop as four tensors.
+
+The layout is defined, with what each instruction does, in ``cuda_ext/csrc/program.h``; the numbers
+here are those of its enumerations, and a test compares them. ``genpolicy.native`` writes programs,
+the compiled kernels and ``genpolicy.ops.mlp_reference`` run them.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+__all__ = [
+    "HEADER_SIZE",
+    "INSTRUCTION_SIZE",
+    "PANEL",
+    "PLAN_HEADER_SIZE",
+    "VERSION",
+    "Act",
+    "Field",
+    "Header",
+    "Op",
+    "Plan",
+    "PlanHeader",
+    "Program",
+    "Register",
+    "bits_of_double",
+    "double_of_bits",
+    "pack_weights",
+    "padded",
+    "unpack_weights",
+]
+
+VERSION = 1
+PANEL = 16
+"""Outputs of a layer that lie beside each other in memory; registers are padded to multiples."""
+
+
+class Header(IntEnum):
+    """Places in the header of ``code``."""
+
+    VERSION = 0
+    INPUTS = 1
+    CHUNK = 2
+    REGISTERS = 3
+    PROLOGUE = 4
+    BODY = 5
+    EVALUATIONS = 6
+    MEMBERS = 7
+    PRECISION = 8
+    CENTER = 9
+    SPAN = 10
+    SHIFT = 11
+    ROW_FLOATS = 12
+
+
+HEADER_SIZE = len(Header)
+
+
+class Register(IntEnum):
+    """The registers of the state machine itself; layers use those behind."""
+
+    STATE = 0
+    STAGE = 1
+    DENOISED = 2
+    BEFORE = 3
+    NOISE = 4
+    INPUTS = 5
+
+
+class Field(IntEnum):
+    """Places in an instruction."""
+
+    OP = 0
+    DST = 1
+    SRC = 2
+    SRC2 = 3
+    IN = 4
+    OUT = 5
+    WEIGHTS = 6
+    VECTOR = 7
+    STRIDE = 8
+    ACTIVATION = 9
+    ACCUMULATE = 10
+    EXTRA = 11
+
+
+INSTRUCTION_SIZE = len(Field)
+
+
+class Op(IntEnum):
+    """What an instruction does."""
+
+    LINEAR = 0
+    NORM = 1
+    MODULATE = 2
+    ACTIVATE = 3
+    NORMALIZE = 4
+    PRESENT = 5
+    WAVES = 6
+    INPUT = 7
+    COMBINE = 8
+
+
+class Act(IntEnum):
+    """Activations."""
+
+    NONE = 0
+    MISH = 1
+    SILU = 2
+    RELU = 3
+    GELU = 4
+
+
+class PlanHeader(IntEnum):
+    """Places at the start of ``plan``."""
+
+    INIT = 0
+    LOW = 1
+    HIGH = 2
+    LOW_END = 3
+    HIGH_END = 4
+
+
+PLAN_HEADER_SIZE = len(PlanHeader)
+
+
+class Plan(IntEnum):
+    """Places in a row of ``plan``; behind MEMBERS lie in_scale and on_raw of every member."""
+
+    FROM_STAGE = 0
+    TO_STAGE = 1
+    X = 2
+    DENOISED = 3
+    PREVIOUS = 4
+    NOISE = 5
+    NOISE_INDEX = 6
+    ON_X = 7
+    MEMBERS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A denoising loop that ``mlp_sample`` runs.
+
+    Args:
+        code: header, registers and instructions.
+        plan: factors of every evaluation, on the host.
+        vectors: biases, tables, norms, units.
+        weights: float32, or bfloat16 for products in that type.
+    """
+
+    code: Int64[Tensor, " n_code"]
+    plan: Float[Tensor, " n_plan"]
+    vectors: Float[Tensor, " n_vectors"]
+    weights: Float[Tensor, " n_weights"]
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors in the order of the operator's arguments."""
+        return self.code, self.plan, self.vectors, self.weights
+
+    def head(self, field: Header) -> int:
+        """Return a number of the header."""
+        return int(self.code[field])
+
+
+def padded(n: int) -> int:
+    """Return ``n`` rounded up to a multiple of ``PANEL``."""
+    return -(-n // PANEL) * PANEL
+
+
+def bits_of_double(value: float) -> int:
+    """Return the bits of a float64 as a signed integer."""
+    return struct.unpack("<q", struct.pack("<d", value))[0]
+
+
+def double_of_bits(bits: int) -> float:
+    """Return the float64 of bits."""
+    return struct.unpack("<d", struct.pack("<q", bits))[0]
+
+
+def pack_weights(weight: Float[Tensor, "n_out n_in"], *, pairs: bool) -> Float[Tensor, " n"]:
+    """Return a layer's weights in panels of ``PANEL`` outputs, padded with zeros.
+
+    Args:
+        weight: as of ``nn.Linear``.
+        pairs: put two inputs of an output beside each other, as products in bfloat16 want them;
+            otherwise a panel is ``(n_in, PANEL)``.
+    """
+    n_out, n_in = weight.shape
+    inputs = n_in + n_in % 2 if pairs else n_in
+    full = weight.new_zeros(padded(n_out), inputs)
+    full[:n_out, :n_in] = weight
+    panels = full.reshape(-1, PANEL, inputs)
+    if not pairs:
+        return panels.transpose(1, 2).reshape(-1)
+    return panels.reshape(-1, PANEL, inputs // 2, 2).transpose(1, 2).reshape(-1)
+
+
+def unpack_weights(
+    packed: Float[Tensor, " n"], at: int, n_out: int, n_in: int
+) -> Float[Tensor, "n_out n_in"]:
+    """Return one layer's weights in float32, as of ``nn.Linear``; the reverse of packing."""
+    pairs = packed.dtype == torch.bfloat16
+    inputs = n_in + n_in % 2 if pairs else n_in
+    part = packed[at : at + padded(n_out) * inputs].float()
+    if pairs:
+        panels = part.reshape(-1, inputs // 2, PANEL, 2).transpose(1, 2)
+    else:
+        panels = part.reshape(-1, inputs, PANEL).transpose(1, 2)
+    return panels.reshape(padded(n_out), inputs)[:n_out, :n_in]

@@ -1,0 +1,196 @@
+"""Sampling a policy with the compiled operators: programs, and when they have to be written again.
+
+A program holds copies of weights and statistics. It is current as long as the policy has the same
+sampler and every parameter and buffer is the same tensor at the same version; changes that torch
+does not count (through ``.data``) are the one thing that is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from genpolicy.native import Field, Unsupported, write_program
+from genpolicy.ops import backend
+from genpolicy.ops.library import wanted
+from genpolicy.sampling import Sampler
+from genpolicy.shapes import Chunk, Obs
+
+if TYPE_CHECKING:
+    from genpolicy.policies.denoising import DenoisingPolicy
+
+__all__ = ["CompiledSampler", "compiled_sampler", "write_policy"]
+
+_run = torch.ops.genpolicy.mlp_sample.default
+_SIGN = 1 << 63
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledSampler:
+    """A policy's program with what it was written from, or the reason why there is none.
+
+    Args:
+        reason: why the policy is sampled in torch; empty where it has a program.
+        arguments: the program's tensors and the size of a chunk.
+        keys: observations in the order of the program's inputs.
+        chunk: ``(horizon, action)``.
+        sampler: the sampler it was written for.
+        tracked: where each parameter and buffer was, itself, and its version.
+    """
+
+    reason: str
+    arguments: tuple[Any, ...]
+    keys: tuple[str, ...]
+    chunk: tuple[int, int]
+    sampler: Sampler
+    tracked: tuple[tuple[dict[str, Any], str, Tensor, int], ...]
+
+    def is_current(self, policy: DenoisingPolicy) -> bool:
+        """Return whether the policy still is what the program was written from."""
+        if policy.sampler is not self.sampler:
+            return False
+        for place, name, tensor, version in self.tracked:
+            if place.get(name) is not tensor or tensor._version != version:
+                return False
+        return True
+
+    def sample(self, obs: Obs, seeds: Sequence[int]) -> Chunk:
+        """Return one chunk per row in physical units, without checks of the observations."""
+        n_rows = len(seeds)
+        parts = [_flat(obs[key], n_rows) for key in self.keys]
+        inputs = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        numbers = [seed - 2 * _SIGN if seed >= _SIGN else seed for seed in seeds]
+        out = _run(inputs, torch.tensor(numbers), *self.arguments)
+        return out.view(n_rows, *self.chunk)
+
+
+def compiled_sampler(policy: DenoisingPolicy) -> CompiledSampler:
+    """Return the policy's program, written again where it is not current.
+
+    Raises:
+        UsageError: when ``GENPOLICY_EXT=require`` and there are no compiled operators.
+    """
+    found: CompiledSampler | None = policy.__dict__.get("_compiled")
+    if found is not None and found.is_current(policy):
+        return found
+    try:
+        fresh = _compile(policy)
+    except Unsupported as why:
+        fresh = _refused(policy, str(why))
+    policy.__dict__["_compiled"] = fresh
+    return fresh
+
+
+def why_not_compiled(policy: DenoisingPolicy) -> str:
+    """Return why a policy is sampled in torch; empty where the compiled operators sample it."""
+    now = backend()
+    if now.name != "compiled":
+        return now.reason
+    return compiled_sampler(policy).reason
+
+
+def use_compiled() -> bool:
+    """Return whether compiled operators are there and wanted.
+
+    Raises:
+        UsageError: when ``GENPOLICY_EXT=require`` and there are none.
+    """
+    return wanted() != "off" and backend().name == "compiled"
+
+
+def write_policy(policy: DenoisingPolicy, *, fields: Mapping[str, Field]) -> tuple[Tensor, ...]:
+    """Return the tensors of a policy's program.
+
+    Args:
+        policy: the policy.
+        fields: where its observations lie in a row of the inputs, by key.
+
+    Raises:
+        Unsupported: for what has no program.
+    """
+    if policy.needs_gradient:
+        raise Unsupported("it differentiates through networks")
+    if policy.corrector is not None:
+        raise Unsupported("it has a corrector")
+    tensors = [*policy.parameters(), *policy.buffers()]
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        raise Unsupported("it is not on the CPU")
+    if any(tensor.dtype not in (torch.float32, torch.int64) for tensor in tensors):
+        raise Unsupported("its weights are not float32")
+    center, _, span = policy.normalizer.stats["action"].affine()
+    return write_program(
+        policy.structure({}),
+        policy.sampler,
+        fields=fields,
+        horizon=policy.spec.horizon,
+        bounds=policy.bounds,
+        center=torch.as_tensor(center).double(),
+        span=torch.as_tensor(span).double(),
+    ).tensors
+
+
+def fields_of(policy: DenoisingPolicy) -> dict[str, Field]:
+    """Return where the observations of a policy lie in a row: one key after the other.
+
+    Raises:
+        Unsupported: for images.
+    """
+    fields: dict[str, Field] = {}
+    first = 0
+    for key, shape in policy.spec.obs_shapes.items():
+        if len(shape) == 3:
+            raise Unsupported("it sees images")
+        size = torch.Size(shape).numel()
+        fields[key] = Field(first, policy.spec.n_obs_steps, size)
+        first += size * policy.spec.n_obs_steps
+    return fields
+
+
+def _compile(policy: DenoisingPolicy) -> CompiledSampler:
+    fields = fields_of(policy)
+    tracked = _tracked(policy)
+    chunk = (policy.spec.horizon, policy.spec.action_dim)
+    tensors = write_policy(policy, fields=fields)
+    return CompiledSampler(
+        reason="",
+        arguments=(*tensors, chunk[0] * chunk[1]),
+        keys=tuple(fields),
+        chunk=chunk,
+        sampler=policy.sampler,
+        tracked=tracked,
+    )
+
+
+def _refused(policy: DenoisingPolicy, reason: str) -> CompiledSampler:
+    return CompiledSampler(
+        reason=reason,
+        arguments=(),
+        keys=(),
+        chunk=(0, 0),
+        sampler=policy.sampler,
+        tracked=_tracked(policy),
+    )
+
+
+def _tracked(module: nn.Module) -> tuple[tuple[dict[str, Any], str, Tensor, int], ...]:
+    found: list[tuple[dict[str, Any], str, Tensor, int]] = []
+    for inner in module.modules():
+        for place in (inner._parameters, inner._buffers):
+            for name, tensor in place.items():
+                if tensor is None:
+                    continue
+                if tensor.is_inference():
+                    raise Unsupported("weights made in inference mode have no version")
+                found.append((place, name, tensor, tensor._version))
+    return tuple(found)
+
+
+def _flat(value: Tensor, n_rows: int) -> Tensor:
+    """Return an observation as contiguous rows of float32 on the host."""
+    if value.dtype != torch.float32 or value.device.type != "cpu":
+        value = value.to(device="cpu", dtype=torch.float32)
+    return value.reshape(n_rows, -1).contiguous()
