@@ -26,7 +26,7 @@ inline Vector load(const float* at) { return *reinterpret_cast<const LooseVector
 inline void store(float* at, Vector value) { *reinterpret_cast<LooseVector*>(at) = value; }
 
 constexpr int panels_for(int rows) {
-  if (GP_VECTOR_BYTES == 64) return rows <= 2 ? 8 : rows <= 6 ? 4 : 2;
+  if (GP_VECTOR_BYTES == 64) return rows <= 6 ? 4 : 2;
   if (GP_VECTOR_BYTES == 32) return rows <= 1 ? 4 : rows <= 3 ? 2 : 1;
   return rows <= 1 ? 2 : 1;
 }
