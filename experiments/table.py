@@ -12,9 +12,9 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 PRIMARY = {"maze2d_umaze": "d4rl_score", "pusht": "max_reward"}
 
 
-def rows_of(folder: str) -> list[dict[str, str]]:
-    """Return the rows of an experiment's results; none where it has none yet."""
-    file = ROOT / "experiments" / folder / "results.csv"
+def rows_of(folder: str, name: str = "results.csv") -> list[dict[str, str]]:
+    """Return the rows of an experiment's csv file; none where it has none yet."""
+    file = ROOT / "experiments" / folder / name
     if not file.exists():
         return []
     with open(file, encoding="utf-8") as handle:
@@ -24,10 +24,11 @@ def rows_of(folder: str) -> list[dict[str, str]]:
 def composed() -> list[tuple[str, str, str, str, str, str, str, str]]:
     """Return what the table shows of compositions: folder to number of episodes."""
     found = []
-    for row in rows_of("gpc"):
-        name, weight = f"{row['case']}: {row['policy']}", f"weight {row['weight_of_first']}"
-        figures = row["metric"], row["mean"], row["low"], row["high"], row["n"]
-        found.append(("gpc", name, weight, *figures))
+    for row in rows_of("gpc", "verdicts.csv"):
+        name, weight = f"best mean, {row['group']}", f"weights {row['chosen_weight_of_first']}"
+        gap = f"{row['metric']} minus the better member's"
+        figures = row["best_minus_better_member"], row["low"], row["high"], row["episodes"]
+        found.append(("gpc", name, weight, gap, *figures))
     for row in rows_of("rlg"):
         if row["metric"] == "d4rl_score":
             figures = row["metric"], row["mean"], row["low"], row["high"], row["n"]
