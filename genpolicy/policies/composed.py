@@ -165,7 +165,8 @@ class ComposedPolicy(DenoisingPolicy):
     def needs_gradient(self) -> bool:
         """Whether the operator, or a member's, differentiates through networks."""
         inner = any(self.members[i].policy.needs_gradient for i in self.used)
-        return inner or isinstance(self.operator, CostGuidance)
+        operator = self.operator
+        return inner or (isinstance(operator, CostGuidance) and operator.scale != 0.0)
 
     @property
     def bounds(self) -> tuple[float, float] | None:
