@@ -1,7 +1,7 @@
 """Builds the operators with the compiler alone: torch's stable ABI needs nothing but its headers.
 
-    GENPOLICY_CUDA=auto|0|1   build CUDA kernels where nvcc is found, never, or fail without it
-    CXX                       C++ compiler, default g++
+GENPOLICY_CUDA=auto|0|1   build CUDA kernels where nvcc is found, never, or fail without it
+CXX                       C++ compiler, default g++
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def run(command: list[str]) -> None:
     if done.stdout or done.stderr:
         print(done.stdout + done.stderr, file=sys.stderr)
     if done.returncode:
-        raise SystemExit(f"genpolicy_ext: failed with exit code {done.returncode}: {' '.join(command)}")
+        raise SystemExit(
+            f"genpolicy_ext: failed with exit code {done.returncode}: {' '.join(command)}"
+        )
 
 
 def torch_folder() -> Path:
@@ -67,6 +69,7 @@ class Build(build_ext):
     """Compiles every source with its own flags and links one shared library."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Build the library beside the package's modules."""
         target = Path(self.get_ext_fullpath(ext.name)).parent
         target.mkdir(parents=True, exist_ok=True)
         objects = Path(self.build_temp) / "objects"

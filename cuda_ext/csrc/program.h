@@ -20,6 +20,8 @@
 //   out = center + span * limited(x, lo_end, hi_end)
 #pragma once
 
+#include <initializer_list>
+
 #include "arithmetic.h"
 
 namespace genpolicy {
@@ -155,8 +157,13 @@ inline const char* fault_of(const Program& p, int64_t n_code, int64_t n_plan, in
     if (at[kFieldActivation] < 0 || at[kFieldActivation] >= kNumActivations)
       return "an activation is unknown";
     if (out < 1 || out > row_floats) return "an instruction writes no or too many floats";
+    for (int64_t field : {kFieldDst, kFieldSrc, kFieldSrc2})
+      if (at[field] < -1 || at[field] >= n_regs) return "an instruction names an unknown register";
     const bool has_table = at[kFieldStride] != 0;
-    if (at[kFieldStride] < 0 || (has_table && !in_body)) return "a table outside of the loop";
+    if (at[kFieldStride] < 0 || at[kFieldStride] > n_vectors || (has_table && !in_body))
+      return "a table outside of the loop";
+    if (at[kFieldVector] < 0 || at[kFieldVector] > n_vectors)
+      return "a vector outside of the vectors";
     const int64_t last = has_table ? (n_evals - 1) * at[kFieldStride] : 0;
     bool good = true;
     switch (op) {

@@ -1,4 +1,4 @@
-"""Compiled operators of genpolicy; genpolicy loads them by itself where this package is installed."""
+"""Compiled operators of genpolicy; loaded by it where this package is installed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from genpolicy_ext._build import ABI, BUILT_WITH_TORCH, CUDA_ARCHITECTURES
 from genpolicy_ext._version import __version__
 
 __all__ = ["ABI", "BUILT_WITH_TORCH", "CUDA_ARCHITECTURES", "__version__", "isa", "library"]
-
-
 
 
 def library() -> Path:

@@ -318,7 +318,16 @@ def _softened(row: Row) -> Row:
 
 
 def _operators_row() -> Row:
-    return Row("compute", "operators", "off", "reference implementation in torch")
+    """Which implementation of the compiled operators answers."""
+    from genpolicy.ops import backend
+
+    found = backend()
+    if found.name == "compiled":
+        targets = f"CPU {found.isa}, CUDA {' '.join(found.cuda) or 'not built'}"
+        return Row("compute", "operators", "OK", f"{found.reason}; {targets}")
+    status = "WARN" if "cannot be used" in found.reason else "off"
+    text = f"sampling runs in torch: {found.reason}"
+    return Row("compute", "operators", status, text, found.remedy)
 
 
 def _child_error(code: str, **environment: str) -> str:

@@ -137,25 +137,22 @@ class Builder:
         """
         weight = weight.detach().double()
         total = weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
-        constants = [k for k, slot in enumerate(slots) if isinstance(slot, float)]
-        if constants:
-            values = torch.tensor([float(slots[k]) for k in constants], dtype=torch.float64)  # type: ignore[arg-type]
-            total = total + weight[:, constants] @ values
-        found: dict[int, Tensor] = {}
+        numbers = [slot if isinstance(slot, float) else 0.0 for slot in slots]
+        total = total + weight @ torch.tensor(numbers, dtype=torch.float64)
+        columns: dict[int, list[tuple[int, int]]] = {}
         for k, slot in enumerate(slots):
-            if not isinstance(slot, float):
+            if isinstance(slot, tuple):
                 source, place = slot
-                if source not in found:
-                    found[source] = weight.new_zeros(len(weight), self.widths[source])
-                found[source][:, place] += weight[:, k]
-        if not found:
+                columns.setdefault(source, []).append((k, place))
+        if not columns:
             raise Unsupported("a layer sees constants only")
-        parts = list(found.items())
+        parts: list[tuple[int, Tensor]] = []
+        for source, pairs in columns.items():
+            part = weight.new_zeros(len(weight), self.widths[source])
+            ks, places = (torch.tensor(numbers) for numbers in zip(*pairs, strict=True))
+            parts.append((source, part.index_add_(1, places, weight[:, ks])))
         for number, (source, part) in enumerate(parts):
-            is_first, is_last = number == 0, number == len(parts) - 1
-            if not is_last and activation != Act.NONE:
-                # Sums over several registers are made in the destination, then activated.
-                pass
+            is_first = number == 0
             self._emit(
                 Op.LINEAR,
                 in_loop=in_loop,
@@ -165,7 +162,7 @@ class Builder:
                 n_in=part.shape[1],
                 n_out=len(part),
                 weights=self._pack(part),
-                vector=self._vector(total if is_first else torch.zeros_like(total[..., :])),
+                vector=self._vector(total if is_first else torch.zeros(len(part))),
                 stride=padded(len(part)) if is_first and total.ndim == 2 else 0,
                 activation=activation if len(parts) == 1 else Act.NONE,
                 accumulate=accumulate or not is_first,
@@ -219,7 +216,7 @@ class Builder:
         self._emit(Op.NORMALIZE, in_loop=False, dst=dst, src=src, n_out=len(gain), vector=vector)
 
     def present(self, register: int, first: int, n: int, *, flag: int) -> None:
-        """Write zeros into ``n`` entries where one is NaN, and at ``flag`` whether they are there."""
+        """Write zeros into ``n`` entries where one is NaN; ``flag`` says whether they are there."""
         self._emit(Op.PRESENT, in_loop=False, src=register, n_in=first, n_out=n, extra=flag)
 
     def waves(self, dst: int, src: int, n: int, *, octave: int) -> None:

@@ -8,6 +8,7 @@ is computed once per row, and only that of the actions is left for every step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,7 @@ def lower_network(
     if lower is None:
         known = ", ".join(kind.__name__ for kind in _NETWORKS)
         raise Unsupported(f"{type(network).__name__} is no network with a program ({known} are)")
+    assert isinstance(network, MLP | ResidualMLP)
     if network.time.n_times != 1:
         raise Unsupported("the network sees two times")
     return lower(builder, network, x, cond, times, shift)
@@ -127,7 +129,8 @@ def _lower_residual(
         h = _first_layer(builder, x=x, on_x=on_x, table=start, given=None)
         film = _lower_film(builder, network.film, given, table, len(network.blocks))
     normed = builder.register(width)
-    for number, block in enumerate(network.blocks):
+    blocks: list[Any] = list(network.blocks)
+    for number, block in enumerate(blocks):
         seen = _normed(builder, block.norm, normed, h)
         if film is not None:
             builder.modulate(normed, seen, film, width, at=2 * number * padded(width))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genpolicy.composition import Member
+from genpolicy.denoisers import target_of
 from genpolicy.native.builder import Builder, Evaluation, Limits, Precision
 from genpolicy.native.expansion import Affine, expand, sources_of
 from genpolicy.native.networks import lower_network
@@ -23,7 +25,6 @@ from genpolicy.sampling import (
     class_of,
     plan,
 )
-from genpolicy.denoisers import target_of
 
 __all__ = ["write_program"]
 
@@ -111,9 +112,9 @@ def write_program(
 
 def _rows(
     steps: tuple[Coeffs, ...], times: tuple[float, ...]
-) -> list[tuple[float, dict[str, float]]]:
+) -> list[tuple[float, dict[str, Any]]]:
     """Return the time and the step's factors of every evaluation."""
-    rows: list[tuple[float, dict[str, float]]] = []
+    rows: list[tuple[float, dict[str, Any]]] = []
     for index, (coeffs, t) in enumerate(zip(steps, times, strict=False)):
         end = {"c_x": coeffs.c_x, "c_noise": coeffs.c_noise, "noise_index": index + 1}
         stage = coeffs.stage

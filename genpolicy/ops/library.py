@@ -29,7 +29,8 @@ _ABI = 1
 _MODES = ("auto", "off", "require")
 _OLDEST_TORCH = (2, 10)
 
-_library = torch.library.Library("genpolicy", "DEF")
+_torch: Any = torch  # its library module is not annotated in full
+_library: Any = torch.library.Library("genpolicy", "DEF")
 _library.define("row_noise(Tensor seeds, int n_values, int index, int stream) -> Tensor")
 _library.define(
     "mlp_sample(Tensor inputs, Tensor seeds, Tensor code, Tensor plan, Tensor vectors, "
@@ -55,7 +56,7 @@ def _fake_mlp_sample(
 
 for _name, _fake in (("row_noise", _fake_row_noise), ("mlp_sample", _fake_mlp_sample)):
     _library.impl(_name, getattr(mlp_reference, _name), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"genpolicy::{_name}", _fake, lib=_library)
+    _torch.library.register_fake(f"genpolicy::{_name}", _fake, lib=_library)
 
 
 @dataclass(frozen=True)
@@ -126,16 +127,25 @@ def _load() -> Backend:
             raise OSError(f"it needs torch 2.10 or newer, this is {torch.__version__}")
         if package.ABI != _ABI:
             raise OSError(f"it has interface {package.ABI}, this genpolicy needs {_ABI}")
-        torch.ops.load_library(str(package.library()))
+        _torch.ops.load_library(str(package.library()))
     except OSError as error:
-        reason = f"genpolicy_ext {getattr(package, '__version__', '?')} cannot be used: {error}"
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        version = getattr(package, "__version__", "?")
+        reason = f"genpolicy_ext {version} cannot be used: {error}{cause}"
         warnings.warn(
             f"{reason}; sampling goes on in torch, slower; {remedy}", RuntimeWarning, stacklevel=3
         )
         return Backend("reference", reason, remedy=remedy)
+    isa = package.isa()
+    asked = os.environ.get("GENPOLICY_ISA", isa)
+    if asked != isa:
+        raise UsageError(
+            f"GENPOLICY_ISA is {asked!r}, which this processor does not run, or which does not "
+            f"exist; its best is {isa!r}, others are plain, avx2, avx512, avx512_bf16"
+        )
     return Backend(
         "compiled",
         f"genpolicy_ext {package.__version__}, built with torch {package.BUILT_WITH_TORCH}",
-        isa=package.isa(),
+        isa=isa,
         cuda=tuple(package.CUDA_ARCHITECTURES),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +32,18 @@ from genpolicy.ops.program import (
 
 __all__ = ["mlp_sample", "row_noise"]
 
-_ACTIVATIONS = {Act.NONE: lambda x: x, Act.MISH: F.mish, Act.SILU: F.silu, Act.RELU: F.relu}
-_ACTIVATIONS[Act.GELU] = F.gelu
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+_ACTIVATIONS: dict[Act, Callable[[Tensor], Tensor]] = {
+    Act.NONE: _same,
+    Act.MISH: F.mish,
+    Act.SILU: F.silu,
+    Act.RELU: F.relu,
+    Act.GELU: F.gelu,
+}
 
 
 def row_noise(
@@ -84,13 +96,17 @@ def mlp_sample(
     return machine.sample(inputs)
 
 
+def _list_of(values: Any) -> list[Any]:
+    return values.tolist()
+
+
 class _Machine:
     """The registers of a batch, and what the instructions do to them."""
 
     def __init__(
         self, seeds: Tensor, code: Tensor, plan: Tensor, vectors: Tensor, weights: Tensor
     ) -> None:
-        numbers = code.tolist()
+        numbers: list[int] = _list_of(code)
         if numbers[Header.VERSION] != VERSION:
             raise ValueError(
                 f"mlp_sample: the program has version {numbers[Header.VERSION]}, expected {VERSION}"
@@ -98,16 +114,20 @@ class _Machine:
         self.head = numbers[:HEADER_SIZE]
         at = HEADER_SIZE + 2 * self.head[Header.REGISTERS]
         self.widths = numbers[HEADER_SIZE + 1 : at : 2]
-        rows = [numbers[i : i + INSTRUCTION_SIZE] for i in range(at, len(numbers), INSTRUCTION_SIZE)]
+        rows = [
+            numbers[i : i + INSTRUCTION_SIZE] for i in range(at, len(numbers), INSTRUCTION_SIZE)
+        ]
         self.prologue = rows[: self.head[Header.PROLOGUE]]
         self.body = rows[self.head[Header.PROLOGUE] :]
-        values = plan.tolist()
+        values: list[float] = _list_of(plan)
         self.limits = values[:PLAN_HEADER_SIZE]
         width = Plan.MEMBERS + 2 * self.head[Header.MEMBERS]
         self.plan = [values[i : i + width] for i in range(PLAN_HEADER_SIZE, len(values), width)]
         self.vectors, self.weights = vectors, weights
         self.seeds = seeds
         self.registers: dict[int, Tensor] = {}
+        self.factors: list[float] = []
+        self.seen = vectors
 
     def sample(self, inputs: Tensor) -> Tensor:
         chunk = self.head[Header.CHUNK]

@@ -1,7 +1,7 @@
 """Standard normal numbers as a function of a seed and an index: the definition for every backend.
 
-The counter-based generator Philox4x32-10 with key ``seed`` and counter ``(block, index, stream, 0)``
-gives four words a block, and Box-Muller in float64 turns two words into two normals.
+The counter-based generator Philox4x32-10 with key ``seed`` and counter ``(block, index, stream,
+0)`` gives four words a block, and Box-Muller in float64 turns two words into two normals.
 
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), section 4.3.
 """

@@ -23,7 +23,13 @@ from genpolicy.shapes import Chunk, Obs
 if TYPE_CHECKING:
     from genpolicy.policies.denoising import DenoisingPolicy
 
-__all__ = ["CompiledSampler", "compiled_sampler", "write_policy"]
+__all__ = [
+    "CompiledSampler",
+    "compiled_sampler",
+    "use_compiled",
+    "why_not_compiled",
+    "write_policy",
+]
 
 _run = torch.ops.genpolicy.mlp_sample.default
 _SIGN = 1 << 63
@@ -74,14 +80,14 @@ def compiled_sampler(policy: DenoisingPolicy) -> CompiledSampler:
     Raises:
         UsageError: when ``GENPOLICY_EXT=require`` and there are no compiled operators.
     """
-    found: CompiledSampler | None = policy.__dict__.get("_compiled")
+    found = policy.compiled
     if found is not None and found.is_current(policy):
         return found
     try:
         fresh = _compile(policy)
     except Unsupported as why:
         fresh = _refused(policy, str(why))
-    policy.__dict__["_compiled"] = fresh
+    policy.compiled = fresh
     return fresh
 
 

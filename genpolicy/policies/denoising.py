@@ -18,7 +18,7 @@ from genpolicy.native import Unsupported
 from genpolicy.networks.modes import modes_kept
 from genpolicy.paths import Path
 from genpolicy.policies.base import check_obs
-from genpolicy.policies.compiled import compiled_sampler, use_compiled
+from genpolicy.policies.compiled import CompiledSampler, compiled_sampler, use_compiled
 from genpolicy.sampling import Corrector, Sampler
 from genpolicy.seeding import fresh_seeds
 from genpolicy.shapes import Chunk, Obs, TaskSpec
@@ -36,13 +36,16 @@ class DenoisingPolicy(nn.Module, ABC):
         rows_per_block: rows evaluated together. Matrix products round differently at different
             sizes, so rows are always computed in blocks of this one size (the last one padded): a
             row's action then does not depend, to the last bit, on how many rows are asked for.
-            Larger blocks are faster for bulk sampling and slower for a single robot.
+            Larger blocks are faster for bulk sampling and slower for a single robot. Compiled
+            operators do not need blocks.
+        compiled: the program of the last call, see ``policies.compiled``.
     """
 
     spec: TaskSpec
     normalizer: Normalizer
     sampler: Sampler
     rows_per_block: int
+    compiled: CompiledSampler | None = None
 
     @abstractmethod
     def bind(self, obs: Obs) -> Member:
@@ -112,7 +115,8 @@ class DenoisingPolicy(nn.Module, ABC):
         Args:
             obs: for each key ``(batch, n_obs_steps, *shape)`` in physical units, on any device.
             seeds: one integer per row, or None for fresh ones. Row ``i`` depends on observation
-                row ``i`` and ``seeds[i]`` only, bit for bit.
+                row ``i`` and ``seeds[i]`` only, bit for bit. (In torch alone, layers of fewer than
+                16 outputs round by their place in a block; compiled operators do not.)
 
         Returns:
             ``(batch, horizon, action)`` on the policy's device.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genpolicy.denoisers import Target
+from genpolicy.policies.compiled import why_not_compiled
 from genpolicy.policies.composed import ComposedPolicy
 from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.sampling import class_of, plan
@@ -28,6 +29,7 @@ class Explanation:
         nfe: network evaluations per chunk and particle at most, those of all members and of the
             corrector together.
         n_particles: particles per chunk; 1 without particles.
+        runs: what samples it: compiled operators, or torch and why.
         members: the members' own explanations, with the number of each that is in use.
     """
 
@@ -40,6 +42,7 @@ class Explanation:
     verdict: str
     nfe: int
     n_particles: int
+    runs: str = ""
     members: tuple[tuple[int, Explanation], ...] = ()
 
     def __str__(self) -> str:
@@ -59,6 +62,8 @@ class Explanation:
             lines.append(f"  note      {self.target.note}")
         crowd = f" x {self.n_particles} particles" if self.n_particles > 1 else ""
         lines.append(f"  cost      {self.nfe} network evaluations per chunk{crowd}")
+        if self.runs:
+            lines.append(f"  runs      {self.runs}")
         for number, member in self.members:
             first, *rest = str(member).splitlines()
             lines.append(f"  member {number}: {first}")
@@ -67,7 +72,13 @@ class Explanation:
 
 
 def explain(policy: DenoisingPolicy) -> Explanation:
-    """Return what a policy samples and at what cost."""
+    """Return what a policy samples, at what cost, and what runs it."""
+    reason = why_not_compiled(policy)
+    runs = f"in torch: {reason}" if reason else "in compiled operators"
+    return replace(_explain(policy), runs=runs)
+
+
+def _explain(policy: DenoisingPolicy) -> Explanation:
     steps = plan(policy.sampler.bound_rule, policy.path, policy.sampler.times_on(policy.path))
     kind = class_of(steps, policy.corrector)
     sampler = f"{policy.sampler.rule}, {policy.sampler.n_steps} steps on {policy.sampler.grid}"
@@ -91,7 +102,7 @@ def explain(policy: DenoisingPolicy) -> Explanation:
     if policy.n_particles is not None:
         kind = "particles"
         sampler += f", {policy.n_particles} particles"
-    members = tuple((i, explain(policy.members[i].policy)) for i in policy.used)
+    members = tuple((i, _explain(policy.members[i].policy)) for i in policy.used)
     corrections = 0
     if policy.corrector is not None:  # after every step but the last, where it acts at all levels
         corrections = getattr(policy.corrector, "nfe_per_level", 0) * (len(steps) - 1)

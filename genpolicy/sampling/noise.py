@@ -21,6 +21,7 @@ from genpolicy.shapes import Chunk
 
 __all__ = ["NoiseSource", "RowNoise"]
 
+
 @runtime_checkable
 class NoiseSource(Protocol):
     """Where a sampler gets its noise from."""
