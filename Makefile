@@ -9,6 +9,8 @@ ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+EXT_STAMP := .venv/.ext
+EXT_SOURCES := $(shell find cuda_ext -name build -prune -o -type f \( -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh" -o -name "*.py" -o -name "*.toml" \) -print)
 EXTRAS := sim,minari,dev
 
 # One thread a process: the networks under test are small, and the workers share the cores.
@@ -16,7 +18,7 @@ export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt test-fast test-sim test-slow test-gpu clean
+.PHONY: help setup ext demo test check fmt test-fast test-sim test-slow test-gpu clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -32,11 +34,18 @@ $(STAMP): pyproject.toml .ci/constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
+ext: $(EXT_STAMP)  ## build the compiled operators for this machine (GENPOLICY_CUDA=auto|0|1)
+
+$(EXT_STAMP): $(EXT_SOURCES) $(STAMP)
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --force-reinstall ./cuda_ext
+	@touch $@
+
 demo: setup  ## generate data, train, evaluate: a few minutes on a laptop
 	$(BIN)/genpolicy demo
 
-test: check  ## what CI runs: `make check`, then every test that is not slow
+test: check ext  ## what CI runs: `make check`, every test that is not slow, sampling once more in torch
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow" --durations=15 $(ARGS)
+	GENPOLICY_EXT=off $(BIN)/pytest -q -n $(WORKERS) --dist worksteal -m "not slow" tests/policies tests/evaluation
 
 check: setup  ## formatting, lint, layer order, types
 	$(BIN)/ruff check .
@@ -61,5 +70,5 @@ test-gpu: setup  ## only the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)
 
 clean:  ## remove caches and build products; .venv, runs and data stay
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist cuda_ext/build cuda_ext/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find genpolicy tests experiments cuda_ext -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

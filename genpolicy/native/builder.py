@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,9 @@ from genpolicy.ops.program import (
     pack_weights,
     padded,
 )
+from genpolicy.sampling import Precision
 
-__all__ = ["Builder", "Evaluation", "Limits", "Precision", "Slot", "Unsupported"]
-
-Precision: TypeAlias = Literal["fp32", "bf16"]
+__all__ = ["Builder", "Evaluation", "Limits", "Slot", "Unsupported"]
 
 Slot: TypeAlias = tuple[int, int] | float
 """One number that a layer sees: a register and a place in it, or a constant."""

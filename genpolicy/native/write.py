@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genpolicy.composition import Member
 from genpolicy.denoisers import target_of
-from genpolicy.native.builder import Builder, Evaluation, Limits, Precision
+from genpolicy.native.builder import Builder, Evaluation, Limits
 from genpolicy.native.expansion import Affine, expand, sources_of
 from genpolicy.native.networks import lower_network
 from genpolicy.native.sources import Field, lower_observations
@@ -38,7 +38,6 @@ def write_program(
     bounds: tuple[float, float] | None,
     center: Tensor,
     span: Tensor,
-    precision: Precision = "fp32",
 ) -> Program:
     """Return the denoising loop of a composition as a program.
 
@@ -50,7 +49,6 @@ def write_program(
         bounds: range of normalized actions; None for none.
         center: middle of the range of each entry of an action, in physical units.
         span: physical units of a normalized one.
-        precision: of the products.
 
     Raises:
         Unsupported: for what has no program.
@@ -67,7 +65,7 @@ def write_program(
     expanded = [expand(member, t) for t, _ in rows]
     n_inputs = sum(field.n_steps * field.size for field in fields.values())
     chunk = horizon * len(center)
-    builder = Builder(n_inputs=n_inputs, chunk=chunk, precision=precision)
+    builder = Builder(n_inputs=n_inputs, chunk=chunk, precision=sampler.precision)
     for number, source in enumerate(sources):
         cond = lower_observations(
             builder,

@@ -39,7 +39,7 @@ from genpolicy.sampling.rules import (
     renoise,
     sde,
 )
-from genpolicy.sampling.sampler import Sampler
+from genpolicy.sampling.sampler import Precision, Sampler
 
 __all__ = [
     "CORRECTORS",
@@ -54,6 +54,7 @@ __all__ = [
     "OnAccept",
     "PinMode",
     "Pinned",
+    "Precision",
     "RowNoise",
     "Rule",
     "Sampler",

@@ -298,3 +298,21 @@ def test_a_wrong_mode_is_refused(monkeypatch):
     made = policy(network_options={"width": 8})
     with pytest.raises(UsageError, match=r"GENPOLICY_EXT is 'of'.*off"):
         made.sample(observations(made, 1), seeds=[0])
+
+
+@pytest.mark.parametrize("network", ["MLP", "ResidualMLP"])
+def test_products_in_bfloat16_are_close_with_either_implementation(network, monkeypatch):
+    full = policy(network=network, network_options={"width": 64}, **INSIDE)
+    low = full.with_sampler(precision="bf16")
+    obs, seeds = observations(full, 40), list(range(40))
+    exact_actions = in_torch(full, obs, seeds, monkeypatch)
+    span = float(exact_actions.max() - exact_actions.min())
+    for actions in (low.sample(obs, seeds=seeds), in_torch(low, obs, seeds, monkeypatch)):
+        error = (actions - exact_actions).abs()
+        assert 0.0 < float(error.max()) < 0.03 * span
+        assert float(error.mean()) < 2e-3 * span
+    reference = exact(low, obs, seeds)
+    if why_not_compiled(low) == "":
+        torch.testing.assert_close(
+            low.sample(obs, seeds=seeds).double(), reference, atol=0.01 * span, rtol=0
+        )
