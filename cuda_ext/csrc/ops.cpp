@@ -133,4 +133,10 @@ STABLE_TORCH_LIBRARY_IMPL(genpolicy, CPU, library) {
   library.impl("row_noise", TORCH_BOX(&genpolicy::row_noise));
 }
 
-extern "C" __attribute__((visibility("default"))) const char* genpolicy_isa() { return genpolicy::kernels().name; }
+#define GP_EXPORT extern "C" __attribute__((visibility("default")))
+
+GP_EXPORT const char* genpolicy_isa() { return genpolicy::kernels().name; }
+GP_EXPORT double genpolicy_peak_gflops() { return genpolicy::kernels().peak_gflops(); }
+GP_EXPORT double genpolicy_read_gbytes(const float* data, int64_t n_bytes) {
+  return genpolicy::kernels().read_gbytes(data, n_bytes);
+}

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 from genpolicy_ext._build import ABI, BUILT_WITH_TORCH, CUDA_ARCHITECTURES
 from genpolicy_ext._version import __version__
 
-__all__ = ["ABI", "BUILT_WITH_TORCH", "CUDA_ARCHITECTURES", "__version__", "isa", "library"]
+__all__ = [
+    "ABI",
+    "BUILT_WITH_TORCH",
+    "CUDA_ARCHITECTURES",
+    "__version__",
+    "isa",
+    "library",
+    "peak_gflops",
+    "read_gbytes",
+]
 
 
 def library() -> Path:
@@ -25,6 +35,24 @@ def library() -> Path:
 
 def isa() -> str:
     """Return the instruction set of the CPU kernels that this processor runs."""
-    function = ctypes.CDLL(str(library())).genpolicy_isa
-    function.restype = ctypes.c_char_p
-    return function().decode()
+    return _function("genpolicy_isa", ctypes.c_char_p)().decode()
+
+
+def peak_gflops() -> float:
+    """Return what one core adds and multiplies at most, in 1e9 operations per second, measured."""
+    return _function("genpolicy_peak_gflops", ctypes.c_double)()
+
+
+def read_gbytes(n_bytes: int) -> float:
+    """Return how fast one core reads so much memory again and again, in 1e9 bytes per second."""
+    function = _function("genpolicy_read_gbytes", ctypes.c_double)
+    memory = (ctypes.c_float * (n_bytes // 4))()
+    return function(memory, ctypes.c_int64(n_bytes))
+
+
+def _function(name: str, result: type) -> Any:
+    import torch  # noqa: F401 - its libraries have to be there first
+
+    function = getattr(ctypes.CDLL(str(library())), name)
+    function.restype = result
+    return function

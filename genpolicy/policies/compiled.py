@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from genpolicy.native import Field, Unsupported, write_program
 from genpolicy.ops import backend
-from genpolicy.ops.library import wanted
 from genpolicy.sampling import Sampler
 from genpolicy.shapes import Chunk, Obs
 
@@ -105,7 +104,7 @@ def use_compiled() -> bool:
     Raises:
         UsageError: when ``GENPOLICY_EXT=require`` and there are none.
     """
-    return wanted() != "off" and backend().name == "compiled"
+    return backend().name == "compiled"
 
 
 def write_policy(policy: DenoisingPolicy, *, fields: Mapping[str, Field]) -> tuple[Tensor, ...]:
@@ -125,6 +124,8 @@ def write_policy(policy: DenoisingPolicy, *, fields: Mapping[str, Field]) -> tup
     tensors = [*policy.parameters(), *policy.buffers()]
     if any(tensor.device.type != "cpu" for tensor in tensors):
         raise Unsupported("it is not on the CPU")
+    if any(tensor.is_inference() for tensor in tensors):
+        raise Unsupported("its weights were made in inference mode and have no versions")
     if any(tensor.dtype not in (torch.float32, torch.int64) for tensor in tensors):
         raise Unsupported("its weights are not float32")
     center, _, span = policy.normalizer.stats["action"].affine()
@@ -187,11 +188,8 @@ def _tracked(module: nn.Module) -> tuple[tuple[dict[str, Any], str, Tensor, int]
     for inner in module.modules():
         for place in (inner._parameters, inner._buffers):
             for name, tensor in place.items():
-                if tensor is None:
-                    continue
-                if tensor.is_inference():
-                    raise Unsupported("weights made in inference mode have no version")
-                found.append((place, name, tensor, tensor._version))
+                if tensor is not None and not tensor.is_inference():
+                    found.append((place, name, tensor, tensor._version))
     return tuple(found)
 
 

@@ -316,3 +316,12 @@ def test_products_in_bfloat16_are_close_with_either_implementation(network, monk
         torch.testing.assert_close(
             low.sample(obs, seeds=seeds).double(), reference, atol=0.01 * span, rtol=0
         )
+
+
+@needs_kernels
+def test_weights_of_inference_mode_are_sampled_in_torch(monkeypatch):
+    with torch.inference_mode():
+        made = policy(network_options={"width": 16})
+    assert "inference mode" in why_not_compiled(made)
+    obs = observations(made, 2)
+    assert torch.equal(made.sample(obs, seeds=[0, 1]), in_torch(made, obs, [0, 1], monkeypatch))

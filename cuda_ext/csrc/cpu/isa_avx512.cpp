@@ -1,8 +1,10 @@
 // The kernels for one instruction set; setup.py gives this file its own compiler flags.
 #define GP_ISA isa_avx512
 #define GP_VECTOR_BYTES 64
+#include "peak.h"
 #include "tile.h"
 
 namespace genpolicy {
-const Kernels kAvx512Kernels = {"avx512", isa_avx512::sample_rows, isa_avx512::fill_noise};
+const Kernels kAvx512Kernels = {"avx512", isa_avx512::sample_rows, isa_avx512::fill_noise,
+                              isa_avx512::peak_gflops, isa_avx512::read_gbytes};
 }

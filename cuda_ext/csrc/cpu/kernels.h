@@ -13,6 +13,8 @@ struct Kernels {
                       int64_t n_rows, float* floats, uint32_t* pairs);
   void (*fill_noise)(const int64_t* seeds, int64_t n_rows, int64_t n, uint32_t index,
                      uint32_t stream, float* out, int64_t ld);
+  double (*peak_gflops)();
+  double (*read_gbytes)(const float* data, int64_t n_bytes);
 };
 
 extern const Kernels kPlainKernels;

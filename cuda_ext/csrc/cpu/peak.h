@@ -1,0 +1,64 @@
+// What one core of this machine can do at most: the yardstick of the benchmarks.
+#pragma once
+
+#include <chrono>
+
+#include "products.h"
+
+// All 32 registers where there are as many.
+#if defined(__AVX512F__)
+#define GP_IN_REGISTER(value) "+v"(value)
+#elif defined(__x86_64__)
+#define GP_IN_REGISTER(value) "+x"(value)
+#else
+#define GP_IN_REGISTER(value) "+m"(value)
+#endif
+
+namespace genpolicy {
+namespace GP_ISA {
+
+// Multiplications and additions per second, in 1e9, of independent fused multiply-adds on registers.
+double peak_gflops() {
+  constexpr int kChains = GP_VECTOR_BYTES == 64 ? 24 : 12;
+  Vector sums[kChains];
+  for (int j = 0; j < kChains; ++j) sums[j] = Vector{} + 1.0f;
+  const Vector factor = Vector{} + 0.999f, added = Vector{} + 1e-3f;
+  constexpr int64_t kTurns = 2'000'000;
+  double best = 0.0;
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int64_t i = 0; i < kTurns; ++i)
+#pragma GCC unroll 24
+      for (int j = 0; j < kChains; ++j) sums[j] = sums[j] * factor + added;
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    const double rate = 2.0 * kLanes * kChains * static_cast<double>(kTurns) / took.count() / 1e9;
+    best = rate > best ? rate : best;
+  }
+  Vector total = sums[0];
+  for (int j = 1; j < kChains; ++j) total += sums[j];
+  asm volatile("" : GP_IN_REGISTER(total));  // somebody may want to know
+  return best;
+}
+
+// Bytes per second, in 1e9, read from n_bytes of memory that lies in whatever cache it fits.
+double read_gbytes(const float* data, int64_t n_bytes) {
+  const int64_t n = n_bytes / 4 / (8 * kLanes) * (8 * kLanes);
+  double best = 0.0;
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    const auto start = std::chrono::steady_clock::now();
+    Vector sums[8] = {};
+    for (int64_t i = 0; i < n; i += 8 * kLanes)
+#pragma GCC unroll 8
+      for (int j = 0; j < 8; ++j) sums[j] += load(data + i + j * kLanes);
+    Vector total = sums[0];
+    for (int j = 1; j < 8; ++j) total += sums[j];
+    asm volatile("" : GP_IN_REGISTER(total));
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    const double rate = 4.0 * static_cast<double>(n) / took.count() / 1e9;
+    best = rate > best ? rate : best;
+  }
+  return best;
+}
+
+}  // namespace GP_ISA
+}  // namespace genpolicy
