@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "train": "train a policy from a configuration",
     "evaluate": "run a trained policy in its simulator and report its score",
     "compose": "combine trained policies: explain, evaluate, search the weights",
+    "bench": "time a policy by backend and batch size",
     "data": "list, describe, download or generate data sets",
     "demo": "train and evaluate a small policy, to see everything work",
     "doctor": "check this installation and say how to mend it",

@@ -18,7 +18,7 @@ from genpolicy.shapes import Obs
 if TYPE_CHECKING:
     from genpolicy.policies import Policy
 
-__all__ = ["Latency", "LatencyRow", "measure_latency"]
+__all__ = ["Latency", "LatencyRow", "measure_latency", "processor_name"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Latency:
         n_threads: threads that torch may use on the CPU.
         n_action_steps: actions executed per chunk.
         n_warmup: calls before the timed ones.
+        runs: what samples: torch, or compiled operators.
     """
 
     rows: tuple[LatencyRow, ...]
@@ -64,6 +65,7 @@ class Latency:
     n_threads: int
     n_action_steps: int
     n_warmup: int
+    runs: str = "in torch"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain containers."""
@@ -74,7 +76,7 @@ class Latency:
         threads = count(self.n_threads, "CPU thread")
         return {
             "policy": self.policy,
-            "device": f"{self.device} ({self.processor}), {threads}, eager",
+            "device": f"{self.device} ({self.processor}), {threads}, {self.runs}",
             "protocol": f"{count(self.n_action_steps, 'action')} executed per chunk, "
             f"{count(self.n_warmup, 'call')} of warm-up, {self.rows[0].n} timed calls",
         }
@@ -140,14 +142,24 @@ def measure_latency(
         rows=tuple(rows),
         policy=identify_policy(policy).describe(),
         device=str(device),
-        processor=_processor_name(device),
+        processor=processor_name(device),
         n_threads=torch.get_num_threads(),
         n_action_steps=executed,
         n_warmup=n_warmup,
+        runs=_runs(policy),
     )
 
 
-def _processor_name(device: torch.device) -> str:
+def _runs(policy: Policy) -> str:
+    from genpolicy.policies.compiled import why_not_compiled
+    from genpolicy.policies.denoising import DenoisingPolicy
+
+    is_native = isinstance(policy, DenoisingPolicy) and not why_not_compiled(policy)
+    return "compiled operators" if is_native else "in torch"
+
+
+def processor_name(device: torch.device) -> str:
+    """Return the name of a device, for reports."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     import platform

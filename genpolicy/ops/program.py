@@ -165,6 +165,15 @@ class Program:
         """The four tensors in the order of the operator's arguments."""
         return self.code, self.plan, self.vectors, self.weights
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the layers of one row."""
+        start = HEADER_SIZE + 2 * self.head(Header.REGISTERS)
+        rows = self.code[start:].reshape(-1, INSTRUCTION_SIZE)
+        costs = 2 * rows[:, Field.IN] * rows[:, Field.OUT] * (rows[:, Field.OP] == Op.LINEAR)
+        once = self.head(Header.PROLOGUE)
+        return int(costs[:once].sum() + costs[once:].sum() * self.head(Header.EVALUATIONS))
+
     def head(self, field: Header) -> int:
         """Return a number of the header."""
         return int(self.code[field])

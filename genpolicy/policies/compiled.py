@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genpolicy.native import Field, Unsupported, write_program
 from genpolicy.ops import backend
+from genpolicy.ops.program import Program
 from genpolicy.sampling import Sampler
 from genpolicy.shapes import Chunk, Obs
 
@@ -53,6 +54,11 @@ class CompiledSampler:
     chunk: tuple[int, int]
     sampler: Sampler
     tracked: tuple[tuple[dict[str, Any], str, Tensor, int], ...]
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the matrix products of one row."""
+        return Program(*self.arguments[:4]).flops
 
     def is_current(self, policy: DenoisingPolicy) -> bool:
         """Return whether the policy still is what the program was written from."""

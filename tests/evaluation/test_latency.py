@@ -54,7 +54,7 @@ def test_times_are_taken_after_the_warm_up(sleepy: Sleepy) -> None:
     assert one.action_median_s == pytest.approx(0.06 / 3)
     assert five.action_p90_s == pytest.approx(0.10 / 15)
     text = str(found)
-    assert "1 CPU thread, eager" in text
+    assert "1 CPU thread, in torch" in text
     assert "3 actions executed per chunk, 2 calls of warm-up, 11 timed calls" in text
     assert "60.000" in text
     json.dumps(found.to_json(), allow_nan=False)
