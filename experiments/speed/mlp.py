@@ -3,7 +3,7 @@
     python experiments/speed/mlp.py [--batch 1 16 256 4096] [--steps 5 20 100] [--threads 1]
 
 The network is the one of Diffusion-QL (observations 17, actions 6, time 16, three layers of 256
-with Mish). All contenders run in one process and take turns; medians. Writes mlp.csv and mlp.png.
+with Mish). All contenders run in one process and take turns; medians. Writes results.csv and mlp.png.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="*", default=[5, 20, 100])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--out", type=Path, default=HERE / "mlp.csv")
+    parser.add_argument("--out", type=Path, default=HERE / "results.csv")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     now = backend()
@@ -218,7 +218,7 @@ def main() -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    plot(rows, options.out.with_suffix(".png"))
+    plot(rows, options.out.with_name("mlp.png"))
 
 
 def plot(rows: list[dict], file: Path) -> None:

@@ -121,9 +121,11 @@ def evaluate(
             is_loaded=checkpoint is not None,
         )
 
+    from genpolicy.ops import is_compiled
     from genpolicy.policies.checkpoint import installed_versions
 
-    versions = {k: v for k, v in installed_versions().items() if k in _LIBRARIES}
+    used = (*_LIBRARIES, "genpolicy-ext") if is_compiled() else _LIBRARIES
+    versions = {k: v for k, v in installed_versions().items() if k in used}
     with ExitStack() as stack:
         book: Ledger | None = None
         content = LedgerContent(Path("(no ledger)"), header, tuple(wanted), versions)

@@ -100,7 +100,8 @@ class PolicyCard:
 def installed_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can move a number."""
     versions = {"python": platform.python_version()}
-    for name in ("genpolicy", "torch", "numpy", "lightning", "gymnasium", "mujoco", "gym-pusht"):
+    names = ("genpolicy", "genpolicy-ext", "torch", "numpy")
+    for name in (*names, "lightning", "gymnasium", "mujoco", "gym-pusht"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
