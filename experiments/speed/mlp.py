@@ -3,7 +3,7 @@
     python experiments/speed/mlp.py [--batch 1 16 256 4096] [--steps 5 20 100] [--threads 1]
 
 The network is the one of Diffusion-QL (observations 17, actions 6, time 16, three layers of 256
-with Mish). All contenders run in one process and take turns; medians. Writes results.csv and mlp.png.
+with Mish). All contenders run in one process and take turns; medians. Writes results.csv, mlp.png.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def plot(rows: list[dict], file: Path) -> None:
         axis.axhline(1.0, color="0.4", linewidth=0.8)
         axis.set(xscale="log", yscale="log", title=f"{n_steps} steps", xlabel="batch")
     axes[0, 0].set_ylabel("time over that of native")
-    axes[0, -1].legend(fontsize=6)
+    axes[0, 0].legend(fontsize=6)
     figure.tight_layout()
     figure.savefig(file, dpi=160)
 
