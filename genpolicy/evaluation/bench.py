@@ -30,6 +30,7 @@ from genpolicy.evaluation.plot_style import (
 )
 from genpolicy.evaluation.records import align_columns
 from genpolicy.ops import backend as operators
+from genpolicy.ops import peak_gflops
 from genpolicy.policies.compiled import compiled_sampler, why_not_compiled
 
 if TYPE_CHECKING:
@@ -284,11 +285,7 @@ def _flops(policy: DenoisingPolicy, backend: str) -> int:
 
 def _peak(policy: DenoisingPolicy) -> float | None:
     """Return what one core of this machine does at most; None where that is not known."""
-    if policy.device.type != "cpu" or operators().name != "compiled":
-        return None
-    import genpolicy_ext
-
-    return genpolicy_ext.peak_gflops()
+    return peak_gflops() if policy.device.type == "cpu" else None
 
 
 def _quantile(times: Sequence[float], share: float) -> float:

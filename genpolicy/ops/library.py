@@ -21,7 +21,7 @@ from torch import Tensor
 from genpolicy.errors import UsageError, nearest
 from genpolicy.ops import mlp_reference
 
-__all__ = ["Backend", "backend", "is_compiled", "wanted"]
+__all__ = ["Backend", "backend", "is_compiled", "peak_gflops", "wanted"]
 
 _ABI = 1
 """Version of schemas and program layouts; that of the compiled package has to be the same."""
@@ -111,6 +111,17 @@ def backend() -> Backend:
 def is_compiled() -> bool:
     """Return whether compiled kernels answer, see ``backend``."""
     return backend().name == "compiled"
+
+
+def peak_gflops() -> float | None:
+    """Return what one core of this machine computes at most, in 1e9 operations per second.
+
+    It is measured by the compiled operators; None without them.
+    """
+    if not is_compiled():
+        return None
+    package: Any = importlib.import_module("genpolicy_ext")
+    return package.peak_gflops()
 
 
 @functools.cache
