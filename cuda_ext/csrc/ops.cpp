@@ -22,10 +22,25 @@ using torch::stable::Tensor;
 namespace genpolicy {
 namespace {
 
-// Multiplications that are worth a thread of their own: about 30 microseconds of work.
-constexpr int64_t kWorkOfThread = 3'000'000;
 // Rows of a tile: a multiple of the rows of all kernels; its registers fit into the second cache.
 constexpr int64_t kMostTileRows = 48;
+
+// Whether a program has convolutions: their weights fit into no cache, so threads share the products
+// of one tile of rows instead of working on tiles of their own.
+bool has_convolutions(const Program& program) {
+  const int64_t n = program.head(kHeadPrologue) + program.head(kHeadBody);
+  for (int64_t i = 0; i < n; ++i)
+    if (program.instruction(i)[kFieldOp] == kOpConvolve) return true;
+  return false;
+}
+
+void run_parallel(int64_t n, int64_t grain, Job job, void* data) {
+  if (n <= grain)
+    job(data, 0, n);
+  else
+    torch::stable::parallel_for(0, n, grain,
+                                [=](int64_t begin, int64_t end) { job(data, begin, end); });
+}
 
 struct Free {
   void operator()(void* at) const { std::free(at); }
@@ -65,7 +80,7 @@ Tensor mlp_sample(const Tensor& inputs, const Tensor& seeds, const Tensor& code,
                         static_cast<const float*>(vectors.const_data_ptr()),
                         weights.const_data_ptr()};
   const char* fault =
-      fault_of(program, code.numel(), plan.numel(), vectors.numel(), weights.numel());
+      fault_of(program, code.numel(), plan.numel(), vectors.numel(), weights.numel(), true);
   STD_TORCH_CHECK(fault == nullptr, op, ": ", fault ? fault : "");
   STD_TORCH_CHECK((program.head(kHeadPrecision) == 1) == is_bf16, op,
                   ": the program and its weights are of different precision");
@@ -85,7 +100,8 @@ Tensor mlp_sample(const Tensor& inputs, const Tensor& seeds, const Tensor& code,
 
   const int64_t row_floats = program.head(kHeadRowFloats), n_inputs = program.head(kHeadInputs);
   const int64_t work = n_rows * program.head(kHeadEvaluations) * weights.numel();
-  const int64_t most = work < 2 * kWorkOfThread ? 1 : torch::stable::get_num_threads();
+  const bool is_one = work < 2 * kWorkOfThread || has_convolutions(program);
+  const int64_t most = is_one ? 1 : torch::stable::get_num_threads();
   const int64_t n_threads = std::clamp<int64_t>(work / kWorkOfThread, 1, most);
   const int64_t share = (n_rows + n_threads - 1) / n_threads;
   const int64_t tile = std::min(kMostTileRows, share > 12 ? (share + 11) / 12 * 12 : share);
@@ -100,7 +116,7 @@ Tensor mlp_sample(const Tensor& inputs, const Tensor& seeds, const Tensor& code,
     for (int64_t t = begin; t < end; ++t) {
       const int64_t first = t * tile, rows = std::min(tile, n_rows - first);
       chosen.sample_rows(program, in + first * n_inputs, keys + first, to + first * chunk, rows,
-                         registers, words);
+                         registers, words, run_parallel);
     }
   };
   if (n_threads == 1)

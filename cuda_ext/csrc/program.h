@@ -7,7 +7,10 @@
 //   weights  float32 or bfloat16, in panels of 16 outputs
 //
 // A row of the batch is worked on alone. Its registers are rows of floats, each padded to a multiple
-// of 16 with zeros: every instruction keeps the padding zero. The state machine of a row:
+// of 16 with zeros: every instruction keeps the padding zero. Convolutions see a register as a *grid*:
+// positions one after the other, each with strided(n) floats for n channels. In memory a grid lies
+// position by position and row by row, so that one tap of a convolution is one matrix product of all
+// rows; only the instructions on grids may touch them. The state machine of a row:
 //
 //   x = c_init * noise(0)
 //   prologue (features of the observations, layers that see nothing else)
@@ -26,7 +29,7 @@
 
 namespace genpolicy {
 
-constexpr int64_t kVersion = 1;
+constexpr int64_t kVersion = 2;
 constexpr int64_t kPanel = 16;
 
 // ---- code: header --------------------------------------------------------------------------
@@ -56,7 +59,8 @@ enum Register : int64_t {
 // ---- code: instructions --------------------------------------------------------------------
 enum Field : int64_t {
   kFieldOp, kFieldDst, kFieldSrc, kFieldSrc2, kFieldIn, kFieldOut, kFieldWeights, kFieldVector,
-  kFieldStride, kFieldActivation, kFieldAccumulate, kFieldExtra, kInstructionSize
+  kFieldStride, kFieldActivation, kFieldAccumulate, kFieldExtra, kFieldSrc3, kFieldLength,
+  kFieldTaps, kFieldHop, kFieldBefore, kFieldEvery, kFieldPlace, kInstructionSize
 };
 
 enum Op : int64_t {
@@ -80,6 +84,17 @@ enum Op : int64_t {
   kOpInput,
   // D += on_raw(member extra) * src[out].
   kOpCombine,
+  // From a row to a grid: dst(p)[0:out] = src[p * out : (p + 1) * out] for p < length; and back.
+  kOpSpread,
+  kOpGather,
+  // On grids, for p < length: dst(p * every + place)[out] = sum over k < taps of
+  // src(p * hop - before + k)[in] W_k + vector, with zeros outside of src; with accumulate, this is
+  // added to dst. Tap `before` has to lie inside of src for every p.
+  kOpConvolve,
+  // On grids of length positions: dst = act(group norm of src) * src3[place:] + src3[place + P:]
+  // + src2, P = out padded to panels; in groups of out / in channels, gains and offsets as of
+  // kOpNorm, eps the bits of a double in extra. src3 (a row) and src2 (a grid) may be -1.
+  kOpGroupNorm,
   kNumOps
 };
 
@@ -92,6 +107,10 @@ enum PlanField : int64_t {
 };
 
 GP_HD int64_t padded(int64_t n) { return (n + kPanel - 1) / kPanel * kPanel; }
+
+// Floats of one position of a grid. The panel that is left free keeps positions of 1024 channels from
+// falling into the same set of the first cache.
+GP_HD int64_t strided(int64_t n) { return padded(n) + kPanel; }
 
 // Pointers to a program's parts, cheap to pass to a kernel.
 struct Program {
@@ -108,15 +127,17 @@ struct Program {
     return code + kHeaderSize + 2 * head(kHeadRegisters) + i * kInstructionSize;
   }
   GP_HD int64_t plan_width() const { return kPlanMembers + 2 * head(kHeadMembers); }
+  // Positions of the grid of n channels that a register holds.
+  GP_HD int64_t positions(int64_t reg, int64_t n) const { return width(reg) / strided(n); }
   GP_HD const double* evaluation(int64_t e) const {
     return plan + kPlanHeaderSize + e * plan_width();
   }
 };
 
 // What is wrong with a program, or null. Every offset is checked against the sizes of the tensors,
-// so that a damaged program cannot read or write elsewhere.
+// so that a damaged program cannot read or write elsewhere. Kernels without convolutions refuse them.
 inline const char* fault_of(const Program& p, int64_t n_code, int64_t n_plan, int64_t n_vectors,
-                            int64_t n_weights) {
+                            int64_t n_weights, bool may_convolve = false) {
   if (n_code < kHeaderSize) return "code is too short for its header";
   if (p.head(kHeadVersion) != kVersion) return "the program is of another version";
   for (int64_t f = kHeadInputs; f <= kHeadPrecision; ++f)
@@ -157,13 +178,22 @@ inline const char* fault_of(const Program& p, int64_t n_code, int64_t n_plan, in
     if (at[kFieldActivation] < 0 || at[kFieldActivation] >= kNumActivations)
       return "an activation is unknown";
     if (out < 1 || out > row_floats) return "an instruction writes no or too many floats";
-    for (int64_t field : {kFieldDst, kFieldSrc, kFieldSrc2})
+    for (int64_t field : {kFieldDst, kFieldSrc, kFieldSrc2, kFieldSrc3})
       if (at[field] < -1 || at[field] >= n_regs) return "an instruction names an unknown register";
     const bool has_table = at[kFieldStride] != 0;
     if (at[kFieldStride] < 0 || at[kFieldStride] > n_vectors || (has_table && !in_body))
       return "a table outside of the loop";
     if (at[kFieldVector] < 0 || at[kFieldVector] > n_vectors)
       return "a vector outside of the vectors";
+    for (int64_t field = kFieldLength; field <= kFieldPlace; ++field)
+      if (at[field] < 0 || at[field] > row_floats) return "a size of an instruction is out of range";
+    if (op >= kOpSpread && !may_convolve) return "these kernels have no convolutions";
+    const int64_t length = at[kFieldLength], place = at[kFieldPlace];
+    const int64_t from = padded(in < 0 ? 0 : in), to = padded(out);
+    // Whether a register holds a grid of so many positions of n channels.
+    auto is_grid = [&](int64_t r, int64_t positions, int64_t n) {
+      return positions >= 1 && n >= 1 && n <= row_floats && holds(r, positions * strided(n));
+    };
     const int64_t last = has_table ? (n_evals - 1) * at[kFieldStride] : 0;
     bool good = true;
     switch (op) {
@@ -199,6 +229,30 @@ inline const char* fault_of(const Program& p, int64_t n_code, int64_t n_plan, in
       case kOpCombine:
         good = in_body && out == chunk && extra >= 0 && extra < p.head(kHeadMembers) &&
                holds(op == kOpInput ? at[kFieldDst] : at[kFieldSrc], out);
+        break;
+      case kOpSpread:
+      case kOpGather: {
+        const bool spreads = op == kOpSpread;
+        good = in_body && is_grid(at[spreads ? kFieldDst : kFieldSrc], length, out) &&
+               holds(at[spreads ? kFieldSrc : kFieldDst], length * out) &&
+               at[kFieldDst] != at[kFieldSrc];
+        break;
+      }
+      case kOpConvolve:
+        good = in_body && !has_table && is_grid(at[kFieldSrc], 1, in) && length >= 1 &&
+               at[kFieldEvery] >= 1 && at[kFieldHop] >= 1 && at[kFieldBefore] < at[kFieldTaps] &&
+               is_grid(at[kFieldSrc], (length - 1) * at[kFieldHop] + 1, in) &&
+               is_grid(at[kFieldDst], (length - 1) * at[kFieldEvery] + place + 1, out) &&
+               at[kFieldDst] != at[kFieldSrc] && in_vectors(at[kFieldVector], to) &&
+               at[kFieldWeights] >= 0 && at[kFieldWeights] <= n_weights &&
+               at[kFieldTaps] <= (n_weights - at[kFieldWeights]) / (to * from);
+        break;
+      case kOpGroupNorm:
+        good = in_body && !has_table && in >= 1 && out % in == 0 &&
+               is_grid(at[kFieldSrc], length, out) && is_grid(at[kFieldDst], length, out) &&
+               (at[kFieldSrc2] < 0 || is_grid(at[kFieldSrc2], length, out)) &&
+               (at[kFieldSrc3] < 0 || holds(at[kFieldSrc3], place + to + out)) &&
+               in_vectors(at[kFieldVector], 2 * to);
         break;
       default:
         good = false;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,6 +21,7 @@ from genpolicy.ops.program import (
     Program,
     Register,
     bits_of_double,
+    pack_kernel,
     pack_weights,
     padded,
 )
@@ -152,7 +153,7 @@ class Builder:
             parts.append((source, part.index_add_(1, places, weight[:, ks])))
         for number, (source, part) in enumerate(parts):
             is_first = number == 0
-            self._emit(
+            self.emit(
                 Op.LINEAR,
                 in_loop=in_loop,
                 dst=dst,
@@ -160,8 +161,8 @@ class Builder:
                 src2=-1 if added is None or not is_first else added,
                 n_in=part.shape[1],
                 n_out=len(part),
-                weights=self._pack(part),
-                vector=self._vector(total if is_first else torch.zeros(len(part))),
+                weights=self.pack(part),
+                vector=self.vector(total if is_first else torch.zeros(len(part))),
                 stride=padded(len(part)) if is_first and total.ndim == 2 else 0,
                 activation=activation if len(parts) == 1 else Act.NONE,
                 accumulate=accumulate or not is_first,
@@ -180,13 +181,13 @@ class Builder:
         in_loop: bool = True,
     ) -> None:
         """Write ``dst = act(src + table[evaluation])``; without a table nothing is added."""
-        self._emit(
+        self.emit(
             Op.ACTIVATE,
             in_loop=in_loop,
             dst=dst,
             src=src,
             n_out=n,
-            vector=self._vector(torch.zeros(n) if table is None else table),
+            vector=self.vector(torch.zeros(n) if table is None else table),
             stride=0 if table is None else padded(n),
             activation=activation,
         )
@@ -196,39 +197,39 @@ class Builder:
         (width,) = layer.normalized_shape
         gain = torch.ones(width) if layer.weight is None else layer.weight
         offset = torch.zeros(width) if layer.bias is None else layer.bias
-        self._emit(
+        self.emit(
             Op.NORM,
             dst=dst,
             src=src,
             n_out=width,
-            vector=self._vector(torch.stack([gain, offset]).detach()),
+            vector=self.vector(torch.stack([gain, offset]).detach()),
             extra=bits_of_double(layer.eps),
         )
 
     def modulate(self, dst: int, src: int, film: int, n: int, *, at: int) -> None:
         """Write ``dst = src * (1 + film[at:]) + film[at + padded(n):]``."""
-        self._emit(Op.MODULATE, dst=dst, src=src, src2=film, n_out=n, extra=at)
+        self.emit(Op.MODULATE, dst=dst, src=src, src2=film, n_out=n, extra=at)
 
     def normalize(self, dst: int, src: int, center: Tensor, gain: Tensor) -> None:
         """Write ``dst = (src - center) * gain``, once per row."""
-        vector = self._vector(torch.stack([center, gain]))
-        self._emit(Op.NORMALIZE, in_loop=False, dst=dst, src=src, n_out=len(gain), vector=vector)
+        vector = self.vector(torch.stack([center, gain]))
+        self.emit(Op.NORMALIZE, in_loop=False, dst=dst, src=src, n_out=len(gain), vector=vector)
 
     def present(self, register: int, first: int, n: int, *, flag: int) -> None:
         """Write zeros into ``n`` entries where one is NaN; ``flag`` says whether they are there."""
-        self._emit(Op.PRESENT, in_loop=False, src=register, n_in=first, n_out=n, extra=flag)
+        self.emit(Op.PRESENT, in_loop=False, src=register, n_in=first, n_out=n, extra=flag)
 
     def waves(self, dst: int, src: int, n: int, *, octave: int) -> None:
         """Write sines, and from ``padded(n)`` on cosines, of ``2**octave pi src``."""
-        self._emit(Op.WAVES, in_loop=False, dst=dst, src=src, n_out=n, extra=octave)
+        self.emit(Op.WAVES, in_loop=False, dst=dst, src=src, n_out=n, extra=octave)
 
     def member_input(self, dst: int, member: int) -> None:
         """Write the scaled state that a network sees."""
-        self._emit(Op.INPUT, dst=dst, n_out=self.chunk, extra=member)
+        self.emit(Op.INPUT, dst=dst, n_out=self.chunk, extra=member)
 
     def combine(self, src: int, member: int) -> None:
         """Add a network's scaled output to the denoised action."""
-        self._emit(Op.COMBINE, src=src, n_out=self.chunk, extra=member)
+        self.emit(Op.COMBINE, src=src, n_out=self.chunk, extra=member)
 
     def build(self, evaluations: Sequence[Evaluation], limits: Limits) -> Program:
         """Return the program."""
@@ -237,7 +238,7 @@ class Builder:
         shift = -1
         if any(s is not None for s in shifts):
             rows = [torch.zeros(self.chunk) if s is None else s for s in shifts]
-            shift = self._vector(torch.cat(rows), pad=False)
+            shift = self.vector(torch.cat(rows), pad=False)
         offsets, row_floats = [], 0
         for width in self.widths:
             offsets.append(row_floats)
@@ -252,8 +253,8 @@ class Builder:
             Header.EVALUATIONS: len(evaluations),
             Header.MEMBERS: n_members,
             Header.PRECISION: int(self.precision == "bf16"),
-            Header.CENTER: self._vector(limits.center),
-            Header.SPAN: self._vector(limits.span),
+            Header.CENTER: self.vector(limits.center),
+            Header.SPAN: self.vector(limits.span),
             Header.SHIFT: shift,
             Header.ROW_FLOATS: row_floats,
         }
@@ -273,7 +274,7 @@ class Builder:
             weights=torch.cat(self._weights).to(dtype),
         )
 
-    def _emit(
+    def emit(
         self,
         op: Op,
         *,
@@ -289,7 +290,10 @@ class Builder:
         activation: Act = Act.NONE,
         accumulate: bool = False,
         extra: int = 0,
+        src3: int = -1,
+        grid: Mapping[Field, int] | None = None,
     ) -> None:
+        """Write an instruction, see ``program.h``; ``grid`` holds the fields of those on grids."""
         values = {
             Field.OP: int(op),
             Field.DST: dst,
@@ -303,10 +307,14 @@ class Builder:
             Field.ACTIVATION: int(activation),
             Field.ACCUMULATE: int(accumulate),
             Field.EXTRA: extra,
+            Field.SRC3: src3,
+            **(grid or {}),
         }
-        (self._body if in_loop else self._prologue).append([values[field] for field in Field])
+        (self._body if in_loop else self._prologue).append(
+            [values.get(field, 0) for field in Field]
+        )
 
-    def _vector(self, values: Tensor, *, pad: bool = True) -> int:
+    def vector(self, values: Tensor, *, pad: bool = True) -> int:
         """Store numbers, each row of them padded, and return where they start."""
         rows = values.detach().double().cpu()
         rows = rows.reshape(-1, rows.shape[-1])
@@ -319,9 +327,10 @@ class Builder:
         self._n_vectors += len(flat) + extra
         return at
 
-    def _pack(self, weight: Tensor) -> int:
-        """Store a layer's weights and return where they start."""
-        packed = pack_weights(weight.float().cpu(), pairs=self.precision == "bf16")
+    def pack(self, weight: Tensor) -> int:
+        """Store a layer's weights, or those of a convolution, and return where they start."""
+        pack = pack_weights if weight.ndim == 2 else pack_kernel
+        packed = pack(weight.detach().float().cpu(), pairs=self.precision == "bf16")
         at = self._n_weights
         self._weights.append(packed)
         self._n_weights += len(packed)

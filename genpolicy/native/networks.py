@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from genpolicy.native.builder import Builder, Slot, Unsupported
-from genpolicy.networks import MLP, ResidualMLP
+from genpolicy.native.unet import lower_unet
+from genpolicy.networks import MLP, ConditionalUnet1D, ResidualMLP
 from genpolicy.ops.program import Act, padded
 
 __all__ = ["activation_of", "lower_network"]
@@ -39,7 +40,7 @@ def lower_network(
 
     Args:
         builder: the program.
-        network: an ``MLP`` or a ``ResidualMLP``.
+        network: an ``MLP``, a ``ResidualMLP`` or a ``ConditionalUnet1D``.
         x: register of its scaled input.
         cond: where each number of its flattened condition is.
         times: ``(n_evaluations,)`` what it is told of the time.
@@ -52,7 +53,7 @@ def lower_network(
     if lower is None:
         known = ", ".join(kind.__name__ for kind in _NETWORKS)
         raise Unsupported(f"{type(network).__name__} is no network with a program ({known} are)")
-    assert isinstance(network, MLP | ResidualMLP)
+    assert isinstance(network, MLP | ResidualMLP | ConditionalUnet1D)
     if network.time.n_times != 1:
         raise Unsupported("the network sees two times")
     return lower(builder, network, x, cond, times, shift)
@@ -148,7 +149,7 @@ def _lower_residual(
 _NETWORKS: dict[
     type[nn.Module],
     Callable[[Builder, nn.Module, int, Sequence[Slot], Tensor, Tensor | None], int],
-] = {MLP: _lower_mlp, ResidualMLP: _lower_residual}
+] = {MLP: _lower_mlp, ResidualMLP: _lower_residual, ConditionalUnet1D: lower_unet}
 
 
 def _given(builder: Builder, cond: Sequence[Slot], weight: Tensor) -> int | Tensor:

@@ -78,8 +78,8 @@ class ConditionalUnet1D(nn.Module):
         )
         n_cond = time_dim + n_obs_steps * obs_dim
 
-        def block(n_in: int, n_out: int) -> _Block:
-            return _Block(
+        def block(n_in: int, n_out: int) -> FilmBlock:
+            return FilmBlock(
                 n_in=n_in,
                 n_out=n_out,
                 n_cond=n_cond,
@@ -100,7 +100,7 @@ class ConditionalUnet1D(nn.Module):
             grow = nn.ConvTranspose1d(n_out, n_out, 4, stride=2, padding=1)
             self.up.append(nn.ModuleList([block(2 * n_in, n_out), block(n_out, n_out), grow]))
         self.out = nn.Sequential(
-            _ConvNormMish(n_in=dims[0], n_out=dims[0], kernel_size=kernel_size, n_groups=n_groups),
+            ConvNormMish(n_in=dims[0], n_out=dims[0], kernel_size=kernel_size, n_groups=n_groups),
             nn.Conv1d(dims[0], action_dim, 1),
         )
 
@@ -128,8 +128,15 @@ class ConditionalUnet1D(nn.Module):
         return rearrange(out, "batch action horizon -> batch horizon action")
 
 
-class _ConvNormMish(nn.Sequential):
-    """Convolution that keeps the length, group norm, Mish."""
+class ConvNormMish(nn.Sequential):
+    """Convolution that keeps the length, group norm, Mish.
+
+    Args:
+        n_in: channels of the input.
+        n_out: channels of the output.
+        kernel_size: odd width of the convolution.
+        n_groups: groups of the norm.
+    """
 
     def __init__(self, *, n_in: int, n_out: int, kernel_size: int, n_groups: int) -> None:
         super().__init__(
@@ -139,8 +146,17 @@ class _ConvNormMish(nn.Sequential):
         )
 
 
-class _Block(nn.Module):
-    """Two convolutions with the condition in between, added to the input."""
+class FilmBlock(nn.Module):
+    """Two convolutions with the condition in between, added to the input.
+
+    Args:
+        n_in: channels of the input.
+        n_out: channels of the output.
+        n_cond: numbers of the condition.
+        kernel_size: odd width of the convolutions.
+        n_groups: groups of the norms.
+        film_scale: the condition scales and shifts, or only shifts.
+    """
 
     def __init__(
         self,
@@ -153,10 +169,10 @@ class _Block(nn.Module):
         film_scale: bool,
     ) -> None:
         super().__init__()
-        self.first = _ConvNormMish(
+        self.first = ConvNormMish(
             n_in=n_in, n_out=n_out, kernel_size=kernel_size, n_groups=n_groups
         )
-        self.second = _ConvNormMish(
+        self.second = ConvNormMish(
             n_in=n_out, n_out=n_out, kernel_size=kernel_size, n_groups=n_groups
         )
         self.film_scale = film_scale
@@ -166,6 +182,7 @@ class _Block(nn.Module):
     def forward(
         self, h: Float[Tensor, "batch n_in length"], cond: Float[Tensor, "batch n_cond"]
     ) -> Float[Tensor, "batch n_out length"]:
+        """Return the channels of the level, of the length of ``h``."""
         out = self.first(h)  # (batch, n_out, length)
         film = self.film(cond).unsqueeze(-1)  # (batch, 2 * n_out or n_out, 1)
         if self.film_scale:

@@ -23,7 +23,7 @@ from genpolicy.ops import mlp_reference
 
 __all__ = ["Backend", "backend", "is_compiled", "peak_gflops", "wanted"]
 
-_ABI = 1
+_ABI = 2
 """Version of schemas and program layouts; that of the compiled package has to be the same."""
 
 _MODES = ("auto", "off", "require")

@@ -27,6 +27,8 @@ from genpolicy.ops.program import (
     Register,
     double_of_bits,
     padded,
+    strided,
+    unpack_kernel,
     unpack_weights,
 )
 
@@ -94,6 +96,15 @@ def mlp_sample(
             f"mlp_sample: chunk is {chunk}, the program makes {machine.head[Header.CHUNK]} numbers"
         )
     return machine.sample(inputs)
+
+
+def grid_of(
+    register: Float[Tensor, "batch width"], n_channels: int
+) -> Float[Tensor, "batch positions {n_channels}"]:
+    """Return a register as a grid of so many channels."""
+    step = strided(n_channels)
+    n = register.shape[1] // step
+    return register[:, : n * step].reshape(len(register), n, step)[..., :n_channels]
 
 
 def _list_of(values: Any) -> list[Any]:
@@ -221,6 +232,19 @@ class _Machine:
                 assert src is not None
                 scale = self.factors[Plan.MEMBERS + 2 * extra + 1]
                 registers[Register.DENOISED] = registers[Register.DENOISED] + scale * src[:, :out]
+            case Op.SPREAD:
+                assert src is not None
+                rows = src[:, : field(Field.LENGTH) * out]
+                self.write_grid(dst, rows.reshape(len(src), field(Field.LENGTH), out))
+            case Op.GATHER:
+                assert src is not None
+                self.write(dst, grid_of(src, out)[:, : field(Field.LENGTH)].flatten(1))
+            case Op.CONVOLVE:
+                assert src is not None
+                self.write_grid(dst, self.convolved(instruction, src))
+            case Op.GROUP_NORM:
+                assert src is not None
+                self.write_grid(dst, self.group_normed(instruction, src))
 
     def linear(self, instruction: list[int], src: Tensor, added: Tensor) -> None:
         """Run one layer."""
@@ -237,6 +261,53 @@ class _Machine:
             self.registers[dst] = self.registers[dst] + result
         else:
             self.registers[dst] = _ACTIVATIONS[Act(field(Field.ACTIVATION))](result)
+
+    def convolved(self, instruction: list[int], src: Tensor) -> Tensor:
+        """Return the grid that a convolution writes, as it is afterwards."""
+        field = instruction.__getitem__
+        n_in, out, length = field(Field.IN), field(Field.OUT), field(Field.LENGTH)
+        hop, every, taps = field(Field.HOP), field(Field.EVERY), field(Field.TAPS)
+        at, before = field(Field.VECTOR), field(Field.BEFORE)
+        kernel = unpack_kernel(self.weights, field(Field.WEIGHTS), out, n_in, taps)
+        x = grid_of(src, n_in).transpose(1, 2)  # (batch, channels, positions)
+        if self.weights.dtype == torch.bfloat16:
+            x = x.to(torch.bfloat16)
+        dtype = self.vectors.dtype
+        behind = max(0, (length - 1) * hop + taps - before - x.shape[-1])
+        x = F.pad(x.to(dtype), (before, behind))
+        found = F.conv1d(x, kernel.to(dtype), stride=hop)[..., :length].transpose(1, 2)
+        found = found + self.vectors[at : at + out]  # (batch, length, out)
+        n_positions = self.widths[field(Field.DST)] // strided(out)
+        before_it = self.registers.get(field(Field.DST))
+        if before_it is None:
+            full = found.new_zeros(len(src), n_positions, out)
+        else:
+            full = grid_of(before_it, out).clone()
+        places = slice(field(Field.PLACE), field(Field.PLACE) + (length - 1) * every + 1, every)
+        full[:, places] = found + full[:, places] if field(Field.ACCUMULATE) else found
+        return full
+
+    def group_normed(self, instruction: list[int], src: Tensor) -> Tensor:
+        """Return the grid that a group norm writes."""
+        field = instruction.__getitem__
+        out, length, wide = field(Field.OUT), field(Field.LENGTH), padded(field(Field.OUT))
+        at, place = field(Field.VECTOR), field(Field.PLACE)
+        gain, offset = (self.vectors[at + k * wide :][:out] for k in range(2))
+        x = grid_of(src, out)[:, :length].transpose(1, 2)  # (batch, channels, length)
+        eps = double_of_bits(field(Field.EXTRA))
+        x = F.group_norm(x, field(Field.IN), gain, offset, eps)
+        x = _ACTIVATIONS[Act(field(Field.ACTIVATION))](x).transpose(1, 2)
+        if field(Field.SRC3) >= 0:
+            film = self.registers[field(Field.SRC3)][:, place:].unsqueeze(1)
+            x = x * film[..., :out] + film[..., wide : wide + out]
+        if field(Field.SRC2) >= 0:
+            x = x + grid_of(self.registers[field(Field.SRC2)], out)[:, :length]
+        return x
+
+    def write_grid(self, dst: int, values: Float[Tensor, "batch length channels"]) -> None:
+        """Set the first positions of a grid, and zeros behind."""
+        n = values.shape[-1]
+        self.write(dst, F.pad(values, (0, strided(n) - n)).flatten(1))
 
     def write(self, dst: int, values: Tensor) -> None:
         """Set the first entries of a register, and the others to zero."""

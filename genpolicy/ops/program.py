@@ -31,12 +31,15 @@ __all__ = [
     "Register",
     "bits_of_double",
     "double_of_bits",
+    "pack_kernel",
     "pack_weights",
     "padded",
+    "strided",
+    "unpack_kernel",
     "unpack_weights",
 ]
 
-VERSION = 1
+VERSION = 2
 PANEL = 16
 """Outputs of a layer that lie beside each other in memory; registers are padded to multiples."""
 
@@ -88,6 +91,13 @@ class Field(IntEnum):
     ACTIVATION = 9
     ACCUMULATE = 10
     EXTRA = 11
+    SRC3 = 12
+    LENGTH = 13
+    TAPS = 14
+    HOP = 15
+    BEFORE = 16
+    EVERY = 17
+    PLACE = 18
 
 
 INSTRUCTION_SIZE = len(Field)
@@ -105,6 +115,10 @@ class Op(IntEnum):
     WAVES = 6
     INPUT = 7
     COMBINE = 8
+    SPREAD = 9
+    GATHER = 10
+    CONVOLVE = 11
+    GROUP_NORM = 12
 
 
 class Act(IntEnum):
@@ -170,7 +184,10 @@ class Program:
         """Floating-point operations of the layers of one row."""
         start = HEADER_SIZE + 2 * self.head(Header.REGISTERS)
         rows = self.code[start:].reshape(-1, INSTRUCTION_SIZE)
-        costs = 2 * rows[:, Field.IN] * rows[:, Field.OUT] * (rows[:, Field.OP] == Op.LINEAR)
+        times = (rows[:, Field.OP] == Op.LINEAR) + (rows[:, Field.OP] == Op.CONVOLVE) * (
+            rows[:, Field.LENGTH] * rows[:, Field.TAPS]
+        )
+        costs = 2 * rows[:, Field.IN] * rows[:, Field.OUT] * times
         once = self.head(Header.PROLOGUE)
         return int(costs[:once].sum() + costs[once:].sum() * self.head(Header.EVALUATIONS))
 
@@ -182,6 +199,11 @@ class Program:
 def padded(n: int) -> int:
     """Return ``n`` rounded up to a multiple of ``PANEL``."""
     return -(-n // PANEL) * PANEL
+
+
+def strided(n: int) -> int:
+    """Return the numbers of a position of a grid with ``n`` channels."""
+    return padded(n) + PANEL
 
 
 def bits_of_double(value: float) -> int:
@@ -210,6 +232,23 @@ def pack_weights(weight: Float[Tensor, "n_out n_in"], *, pairs: bool) -> Float[T
     if not pairs:
         return panels.transpose(1, 2).reshape(-1)
     return panels.reshape(-1, PANEL, inputs // 2, 2).transpose(1, 2).reshape(-1)
+
+
+def pack_kernel(kernel: Float[Tensor, "n_out n_in taps"], *, pairs: bool) -> Float[Tensor, " n"]:
+    """Return a convolution's weights tap by tap, each as of ``pack_weights``, inputs padded."""
+    n_out, n_in, taps = kernel.shape
+    full = kernel.new_zeros(taps, n_out, padded(n_in))
+    full[..., :n_in] = kernel.permute(2, 0, 1)
+    return torch.cat([pack_weights(tap, pairs=pairs) for tap in full])
+
+
+def unpack_kernel(
+    packed: Float[Tensor, " n"], at: int, n_out: int, n_in: int, taps: int
+) -> Float[Tensor, "n_out n_in taps"]:
+    """Return a convolution's weights in float32; the reverse of packing."""
+    size = padded(n_out) * padded(n_in)
+    kernel = [unpack_weights(packed, at + k * size, n_out, padded(n_in)) for k in range(taps)]
+    return torch.stack([tap[:, :n_in] for tap in kernel], dim=-1)
 
 
 def unpack_weights(

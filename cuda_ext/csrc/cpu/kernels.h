@@ -5,12 +5,21 @@
 
 namespace genpolicy {
 
+// Runs job(data, begin, end) on parts of [0, n) of at least `grain`, on several threads where it can.
+// A plain function: templates of the standard library must not be compiled for one instruction set
+// and linked into the code of all.
+using Job = void (*)(void* data, int64_t begin, int64_t end);
+using Parallel = void (*)(int64_t n, int64_t grain, Job job, void* data);
+
+// Multiplications that are worth a thread of their own: about 30 microseconds of work.
+constexpr int64_t kWorkOfThread = 3'000'000;
+
 struct Kernels {
   const char* name;
   // The whole loop for n_rows rows; floats holds n_rows * row_floats floats, pairs n_rows *
-  // row_floats / 2 words.
+  // row_floats / 2 words. The products of convolutions are shared among threads by `parallel`.
   void (*sample_rows)(const Program& program, const float* inputs, const int64_t* seeds, float* out,
-                      int64_t n_rows, float* floats, uint32_t* pairs);
+                      int64_t n_rows, float* floats, uint32_t* pairs, Parallel parallel);
   void (*fill_noise)(const int64_t* seeds, int64_t n_rows, int64_t n, uint32_t index,
                      uint32_t stream, float* out, int64_t ld);
   double (*peak_gflops)();

@@ -37,7 +37,7 @@ struct Product {
   int64_t ld_in;
   const void* weights;  // the layer's first panel
   int64_t n_in;
-  const float* vector;  // added to every row
+  const float* vector;  // added to every row, or null
   const float* extra;   // added to each row, or null
   int64_t ld_extra;
   float* out;
@@ -55,7 +55,7 @@ inline void initial(const Product& p, int64_t row, int64_t panel,
 #pragma GCC unroll 16
     for (int j = 0; j < kPanels * kPerPanel; ++j) {
       const int64_t column = panel * kPanel + j * kLanes;
-      Vector value = load(p.vector + column);
+      Vector value = p.vector ? load(p.vector + column) : Vector{};
       if (p.extra) value += load(p.extra + (row + i) * p.ld_extra + column);
       if (p.accumulates) value += load(p.out + (row + i) * p.ld_out + column);
       sums[i][j] = value;
@@ -215,14 +215,15 @@ inline void narrow_at(const Product& p, int64_t row, int64_t n_rows) {
   }
 }
 
+// The panels [begin, end) of a layer of n_panels.
 template <bool kBf16>
-inline void multiply(const Product& p, int64_t n_rows, int64_t n_out) {
-  const int64_t n_panels = (n_out + kPanel - 1) / kPanel;
+inline void multiply_panels(const Product& p, int64_t n_rows, int64_t n_panels, int64_t begin,
+                            int64_t end) {
   const int64_t n_groups = (n_rows + kMostRows - 1) / kMostRows;
   const int64_t group = (n_rows + n_groups - 1) / n_groups;  // nearly equal groups
   const int64_t most = panels_for(static_cast<int>(group));
-  for (int64_t panel = 0; panel < n_panels;) {
-    const int64_t left = n_panels - panel;
+  for (int64_t panel = begin; panel < end;) {
+    const int64_t left = end - panel;
     const int64_t width = left >= 8 && most >= 8 ? 8 : left >= 4 && most >= 4 ? 4
                           : left >= 2 && most >= 2 ? 2 : 1;
     for (int64_t row = 0; row < n_rows; row += group) {
@@ -240,6 +241,12 @@ inline void multiply(const Product& p, int64_t n_rows, int64_t n_out) {
     }
     panel += width;
   }
+}
+
+template <bool kBf16>
+inline void multiply(const Product& p, int64_t n_rows, int64_t n_out) {
+  const int64_t n_panels = (n_out + kPanel - 1) / kPanel;
+  multiply_panels<kBf16>(p, n_rows, n_panels, 0, n_panels);
 }
 
 }  // namespace GP_ISA

@@ -3,8 +3,7 @@
 
 #include <cmath>
 
-#include "kernels.h"
-#include "products.h"
+#include "convolution.h"
 
 namespace genpolicy {
 namespace GP_ISA {
@@ -93,6 +92,7 @@ struct Tile {
   int64_t n_rows;
   float* floats;    // registers, one after the other, each (n_rows, padded width)
   uint32_t* pairs;  // inputs of a product as pairs of bfloat16
+  Parallel parallel;
 
   float* at(int64_t reg) const { return floats + program.offset(reg) * n_rows; }
   int64_t ld(int64_t reg) const { return padded(program.width(reg)); }
@@ -112,14 +112,8 @@ struct Tile {
     p.accumulates = i[kFieldAccumulate] != 0;
     if (is_bf16) {
       p.ld_pairs = (p.n_in + 1) / 2;
-      for (int64_t r = 0; r < n_rows; ++r) {
-        const float* row = p.inputs + r * p.ld_in;  // its padding is zero
-        uint32_t* to = pairs + r * p.ld_pairs;
-#pragma omp simd
-        for (int64_t k = 0; k < p.ld_pairs; ++k)
-          to[k] = static_cast<uint32_t>(to_bf16(row[2 * k])) |
-                  static_cast<uint32_t>(to_bf16(row[2 * k + 1])) << 16;
-      }
+      for (int64_t r = 0; r < n_rows; ++r)  // the padding of a row is zero
+        to_pairs(p.inputs + r * p.ld_in, pairs + r * p.ld_pairs, p.ld_pairs);
       p.pairs = pairs;
       p.weights = static_cast<const uint16_t*>(program.weights) + i[kFieldWeights];
       multiply<true>(p, n_rows, n);
@@ -194,9 +188,78 @@ struct Tile {
       activate(i[kFieldActivation], at(i[kFieldDst]), ld(i[kFieldDst]), n_rows, n);
   }
 
+  // The register of a field as a grid of n channels; without memory where the field names none.
+  Grid grid(const int64_t* i, int64_t field, int64_t n) const {
+    if (i[field] < 0) return Grid{nullptr, 0, n_rows, strided(n)};
+    return Grid{at(i[field]), program.positions(i[field], n), n_rows, strided(n)};
+  }
+
+  void convolve(const int64_t* i) const {
+    Convolution c;
+    c.src = grid(i, kFieldSrc, i[kFieldIn]);
+    c.dst = grid(i, kFieldDst, i[kFieldOut]);
+    c.n_in = padded(i[kFieldIn]);
+    c.n_panels = padded(i[kFieldOut]) / kPanel;
+    c.vector = program.vectors + i[kFieldVector];
+    c.length = i[kFieldLength];
+    c.taps = i[kFieldTaps];
+    c.hop = i[kFieldHop];
+    c.before = i[kFieldBefore];
+    c.every = i[kFieldEvery];
+    c.place = i[kFieldPlace];
+    c.accumulates = i[kFieldAccumulate] != 0;
+    if (program.head(kHeadPrecision) == 1) {
+      to_pairs(c.src.floats, pairs, c.src.size() / 2);
+      c.pairs = pairs;
+      c.weights = static_cast<const uint16_t*>(program.weights) + i[kFieldWeights];
+      run_convolution<true>(c, parallel);
+    } else {
+      c.weights = static_cast<const float*>(program.weights) + i[kFieldWeights];
+      run_convolution<false>(c, parallel);
+    }
+  }
+
+  void normalize_groups(const int64_t* i) const {
+    const int64_t n = i[kFieldOut], film = i[kFieldSrc3];
+    GroupNorm g;
+    g.src = grid(i, kFieldSrc, n);
+    g.dst = grid(i, kFieldDst, n);
+    g.added = grid(i, kFieldSrc2, n);
+    g.film = film < 0 ? nullptr : at(film) + i[kFieldPlace];
+    g.ld_film = film < 0 ? 0 : ld(film);
+    g.vectors = program.vectors + i[kFieldVector];
+    g.length = i[kFieldLength];
+    g.n_groups = i[kFieldIn];
+    g.n_channels = n;
+    g.eps = static_cast<float>(bits_of<double>(i[kFieldExtra]));
+    g.activation = i[kFieldActivation];
+    run_group_norm(g, parallel);
+  }
+
+  // Between a row of `length` times `out` floats and a grid.
+  void copy_grid(const int64_t* i) const {
+    const bool spreads = i[kFieldOp] == kOpSpread;
+    const int64_t n = i[kFieldOut], of_row = i[spreads ? kFieldSrc : kFieldDst];
+    const Grid to = grid(i, spreads ? kFieldDst : kFieldSrc, n);
+    for (int64_t q = 0; q < i[kFieldLength]; ++q)
+      for (int64_t r = 0; r < n_rows; ++r) {
+        float* flat = at(of_row) + r * ld(of_row) + q * n;
+        if (spreads)
+          memcpy(to.at(q) + r * to.ld, flat, sizeof(float) * n);
+        else
+          memcpy(flat, to.at(q) + r * to.ld, sizeof(float) * n);
+      }
+  }
+
   void run(const int64_t* i, int64_t e, const double* factors, const float* state) const {
     if (i[kFieldOp] == kOpLinear)
       linear(i, e);
+    else if (i[kFieldOp] == kOpConvolve)
+      convolve(i);
+    else if (i[kFieldOp] == kOpGroupNorm)
+      normalize_groups(i);
+    else if (i[kFieldOp] == kOpSpread || i[kFieldOp] == kOpGather)
+      copy_grid(i);
     else
       elementwise(i, e, factors, state);
   }
@@ -268,8 +331,8 @@ struct Tile {
 };
 
 void sample_rows(const Program& program, const float* inputs, const int64_t* seeds, float* out,
-                 int64_t n_rows, float* floats, uint32_t* pairs) {
-  Tile{program, n_rows, floats, pairs}.sample(inputs, seeds, out);
+                 int64_t n_rows, float* floats, uint32_t* pairs, Parallel parallel) {
+  Tile{program, n_rows, floats, pairs, parallel}.sample(inputs, seeds, out);
 }
 
 }  // namespace GP_ISA

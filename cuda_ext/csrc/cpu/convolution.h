@@ -1,0 +1,171 @@
+// Convolutions and group norms of a tile of rows, for one instruction set.
+//
+// A grid lies position by position, and the rows of the tile within a position. What one tap of a
+// convolution sees is then a run of whole positions: a matrix that is already there, with all rows of
+// the tile in it, and positions beyond the ends are left out rather than multiplied by zeros. Weights
+// are read once per convolution, panel by panel.
+#pragma once
+
+#include <cmath>
+
+#include "kernels.h"
+#include "products.h"
+
+namespace genpolicy {
+namespace GP_ISA {
+
+// Positions of channels: at(p) + r * ld is row r of position p.
+struct Grid {
+  float* floats;
+  int64_t positions;
+  int64_t n_rows;
+  int64_t ld;
+
+  float* at(int64_t position) const { return floats + position * n_rows * ld; }
+  int64_t size() const { return positions * n_rows * ld; }
+};
+
+// n pairs of floats as pairs of bfloat16.
+inline void to_pairs(const float* from, uint32_t* to, int64_t n) {
+#pragma omp simd
+  for (int64_t k = 0; k < n; ++k)
+    to[k] = static_cast<uint32_t>(to_bf16(from[2 * k])) |
+            static_cast<uint32_t>(to_bf16(from[2 * k + 1])) << 16;
+}
+
+struct Convolution {
+  Grid src, dst;
+  const uint32_t* pairs;  // src in bfloat16, for such weights
+  const void* weights;    // (taps, n_panels, n_in, kPanel)
+  const float* vector;
+  int64_t n_in, n_panels;
+  int64_t length, taps, hop, before, every, place;
+  bool accumulates;
+};
+
+template <bool kBf16>
+void convolve_panels(const Convolution& c, int64_t begin, int64_t end) {
+  const int64_t n_rows = c.src.n_rows;
+  // Whether the outputs of several positions are rows of one matrix.
+  const bool is_whole = n_rows == 1 || (c.hop == 1 && c.every == 1);
+  for (int64_t turn = 0; turn < c.taps; ++turn) {
+    // The tap in the middle is inside of src everywhere, so that it can start the sums.
+    const int64_t tap = turn == 0 ? c.before : turn <= c.before ? turn - 1 : turn;
+    const int64_t offset = tap - c.before, last = c.src.positions - 1 - offset;
+    const int64_t first = offset < 0 ? (-offset + c.hop - 1) / c.hop : 0;
+    const int64_t inside = last < 0 ? 0 : last / c.hop + 1;
+    const int64_t stop = inside < c.length ? inside : c.length;
+    Product p = {};
+    p.n_in = c.n_in;
+    p.ld_in = c.src.ld * (n_rows == 1 ? c.hop : 1);
+    p.ld_out = c.dst.ld * (n_rows == 1 ? c.every : 1);
+    p.ld_pairs = p.ld_in / 2;
+    p.vector = turn == 0 ? c.vector : nullptr;
+    p.accumulates = turn > 0 || c.accumulates;
+    const int64_t at = tap * c.n_panels * kPanel * c.n_in;
+    if constexpr (kBf16)
+      p.weights = static_cast<const uint16_t*>(c.weights) + at;
+    else
+      p.weights = static_cast<const float*>(c.weights) + at;
+    for (int64_t q = first; q < stop; q += is_whole ? stop - first : 1) {
+      const int64_t seen = q * c.hop + offset;
+      p.inputs = c.src.at(seen);
+      p.pairs = kBf16 ? c.pairs + seen * n_rows * c.src.ld / 2 : nullptr;
+      p.out = c.dst.at(q * c.every + c.place);
+      multiply_panels<kBf16>(p, n_rows * (is_whole ? stop - first : 1), c.n_panels, begin, end);
+    }
+  }
+}
+
+template <bool kBf16>
+void convolution_job(void* data, int64_t begin, int64_t end) {
+  convolve_panels<kBf16>(*static_cast<const Convolution*>(data), begin, end);
+}
+
+template <bool kBf16>
+void run_convolution(Convolution& c, Parallel parallel) {
+  const int64_t work = c.src.n_rows * c.length * c.taps * c.n_in * kPanel;
+  const int64_t grain = kWorkOfThread / work + 4;
+  parallel(c.n_panels, grain, convolution_job<kBf16>, &c);
+}
+
+struct GroupNorm {
+  Grid src, dst, added;
+  const float* film;  // factors, and behind them what is added; or null
+  int64_t ld_film;
+  const float* vectors;  // gains and offsets
+  int64_t length, n_groups, n_channels, activation;
+  float eps;
+};
+
+// Adds n floats, or the squares of their distances from `mean`, to 16 interleaved sums.
+template <bool kSquares>
+inline void add_to(float* lanes, const float* row, int64_t n, float mean) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+#pragma omp simd
+    for (int j = 0; j < 16; ++j) {
+      const float d = row[i + j] - mean;
+      lanes[j] += kSquares ? d * d : d;
+    }
+  for (int64_t j = 0; i + j < n; ++j) {
+    const float d = row[i + j] - mean;
+    lanes[j] += kSquares ? d * d : d;
+  }
+}
+
+inline float total_of(float* lanes) {
+  for (int step = 8; step > 0; step /= 2)
+    for (int j = 0; j < step; ++j) lanes[j] += lanes[j + step];
+  return lanes[0];
+}
+
+template <int64_t kKind>
+void normalize_row(const GroupNorm& g, int64_t r) {
+  const int64_t wide = padded(g.n_channels), n = g.n_channels / g.n_groups, ld = g.src.ld;
+  const float count = static_cast<float>(n * g.length);
+  for (int64_t c = 0; c < g.n_channels; c += n) {
+    const int64_t at = r * ld + c;
+    float sums[16] = {}, squares[16] = {};
+    for (int64_t q = 0; q < g.length; ++q) add_to<false>(sums, g.src.at(q) + at, n, 0.0f);
+    const float mean = total_of(sums) / count;
+    for (int64_t q = 0; q < g.length; ++q) add_to<true>(squares, g.src.at(q) + at, n, mean);
+    const float scale = 1.0f / std::sqrt(total_of(squares) / count + g.eps);
+    const float* gain = g.vectors + c;
+    const float* offset = gain + wide;
+    const float* factor = g.film ? g.film + r * g.ld_film + c : nullptr;
+    for (int64_t q = 0; q < g.length; ++q) {
+      const float* from = g.src.at(q) + at;
+      const float* added = g.added.floats ? g.added.at(q) + at : nullptr;
+      float* to = g.dst.at(q) + at;
+#pragma omp simd
+      for (int64_t k = 0; k < n; ++k) {
+        float value = activated<kKind>((from[k] - mean) * scale * gain[k] + offset[k]);
+        if (factor) value = value * factor[k] + factor[wide + k];
+        if (added) value += added[k];
+        to[k] = value;
+      }
+    }
+  }
+  for (int64_t q = 0; q < g.length; ++q)
+    for (int64_t k = g.n_channels; k < wide; ++k) g.dst.at(q)[r * ld + k] = 0.0f;
+}
+
+inline void group_norm_job(void* data, int64_t begin, int64_t end) {
+  const GroupNorm& g = *static_cast<const GroupNorm*>(data);
+  for (int64_t r = begin; r < end; ++r) switch (g.activation) {
+      case kMish: normalize_row<kMish>(g, r); break;
+      case kSilu: normalize_row<kSilu>(g, r); break;
+      case kRelu: normalize_row<kRelu>(g, r); break;
+      case kGelu: normalize_row<kGelu>(g, r); break;
+      default: normalize_row<kNone>(g, r);
+    }
+}
+
+inline void run_group_norm(GroupNorm& g, Parallel parallel) {
+  const int64_t work = 20 * g.length * g.n_channels;  // operations per element
+  parallel(g.src.n_rows, kWorkOfThread / work + 1, group_norm_job, &g);
+}
+
+}  // namespace GP_ISA
+}  // namespace genpolicy
