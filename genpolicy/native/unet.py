@@ -172,12 +172,13 @@ class _Writer:
         y = self._take(out.channels, out.length)
         convolution, norm, _ = block.second
         self._convolve(y, [out], convolution)
-        if isinstance(block.skip, nn.Identity):
-            (added,) = parts
-        else:
-            assert isinstance(block.skip, nn.Conv1d)
+        added = out
+        if isinstance(block.skip, nn.Conv1d):
             self._convolve(out, parts, block.skip)
-            added = out
+        elif len(parts) == 1:
+            added = parts[0]
+        else:  # as many channels side by side as come out: a product with ones copies them
+            self._convolve(out, parts, _copying(out.channels))
         self._norm(out, y, norm, added=added)
         self._give(y)
         return out
@@ -296,3 +297,9 @@ def _channels_out(block: FilmBlock) -> int:
     last = block.second[0]
     assert isinstance(last, nn.Conv1d)
     return last.out_channels
+
+
+def _copying(n_channels: int) -> nn.Conv1d:
+    layer = nn.Conv1d(n_channels, n_channels, 1, bias=False)
+    layer.weight.data = torch.eye(n_channels).unsqueeze(-1)
+    return layer

@@ -110,9 +110,9 @@ def in_torch(policy, obs, seeds, monkeypatch):
         return policy.sample(obs, seeds=seeds)
 
 
-def assert_as_close(found, reference, truth):
+def assert_as_close(found, reference, truth, *, floor=4e-7):
     """Check that ``found`` is off the truth by no more than twice what the reference is."""
     error = float((found.double() - truth).abs().max())
     own = float((reference.double() - truth).abs().max())
-    floor = 4e-7 * float(truth.abs().max())
-    assert error <= 2.0 * own + floor, f"error {error:.2e}, the reference has {own:.2e}"
+    least = floor * float(truth.abs().max())
+    assert error <= 2.0 * own + least, f"error {error:.2e}, the reference has {own:.2e}"

@@ -25,11 +25,13 @@ torch.save(actions(), sys.argv[2])
 def actions():
     """Return the actions of policies that use every instruction and every group of rows."""
     film = {"width": 40, "conditioning": "film"}
+    unet = {"dims": [16, 40], "n_groups": 4, "time_dim": 8}
     encoder = {"n_frequencies": 1, "optional_keys": ["goal"], "out_dim": 7}
     sampler = {"rule": "ddpm", "n_steps": 3}
     made = [
         policy(network="MLP", network_options={"width": 70}, sampler=sampler),
         policy(network_options=film, encoder_options=encoder, sampler=sampler),
+        policy(network="ConditionalUnet1D", network_options=unet, horizon=8, sampler=sampler),
     ]
     made += [one.with_sampler(precision="bf16") for one in made]
     return [one.sample(observations(one, 60), seeds=range(60)) for one in made]
@@ -37,7 +39,8 @@ def actions():
 
 def in_process(isa, file):
     environment = {**os.environ, "GENPOLICY_ISA": isa, "GENPOLICY_EXT": "require"}
-    environment["PYTHONPATH"] = str(ROOT)
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     command = [sys.executable, "-c", SCRIPT, isa, str(file)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 
@@ -52,8 +55,10 @@ def test_other_instruction_sets_give_the_same_actions(isa, tmp_path):
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "actions", weights_only=True)
     for number, (own, other) in enumerate(zip(actions(), found, strict=True)):
-        is_low = number >= 2
-        torch.testing.assert_close(other, own, atol=2e-2 if is_low else 1e-5, rtol=0)
+        is_low = number >= len(found) // 2
+        # Sums that round an input of the next product to its other neighbour in bfloat16.
+        span = float(own.max() - own.min())
+        torch.testing.assert_close(other, own, atol=1e-2 * span if is_low else 1e-5, rtol=0)
 
 
 @needs_kernels
