@@ -1,10 +1,10 @@
 """The convolutional network as instructions on grids.
 
-The condition enters every block through a linear layer that sees Mish of the time's embedding and of
-the observations side by side. Its sum is split: the part of the times is tabulated for all
+The condition enters every block through a linear layer that sees Mish of the time's embedding and
+of the observations side by side. Its sum is split: the part of the times is tabulated for all
 evaluations when the program is written, that of the observations is computed once per row, and an
-evaluation only adds the two. Concatenated channels are not copied: a convolution of two grids is the
-sum of two convolutions. A transposed convolution of stride 2 is one convolution for the even
+evaluation only adds the two. Concatenated channels are not copied: a convolution of two grids is
+the sum of two convolutions. A transposed convolution of stride 2 is one convolution for the even
 positions and one for the odd ones.
 """
 
@@ -153,15 +153,15 @@ class _Writer:
         found: dict[int, int] = {}
         slots: list[Slot] = []
         for slot in cond:
-            if isinstance(slot, float):
+            if isinstance(slot, tuple):
+                source, place = slot
+                if source not in found:
+                    width = self.builder.widths[source]
+                    found[source] = self.builder.register(width)
+                    self.builder.activate(found[source], source, width, Act.MISH, in_loop=False)
+                slots.append((found[source], place))
+            else:
                 slots.append(F.mish(torch.tensor(slot, dtype=torch.float64)).item())
-                continue
-            source, place = slot
-            if source not in found:
-                width = self.builder.widths[source]
-                found[source] = self.builder.register(width)
-                self.builder.activate(found[source], source, width, Act.MISH, in_loop=False)
-            slots.append((found[source], place))
         return slots
 
     def _block(self, parts: Sequence[_Grid], block: nn.Module) -> _Grid:
@@ -170,7 +170,7 @@ class _Writer:
         place = self.places[block]
         out = self._conv_norm_mish(parts, block.first, film=place)
         y = self._take(out.channels, out.length)
-        convolution, norm, _ = block.second
+        convolution, norm = _layers(block.second)
         self._convolve(y, [out], convolution)
         added = out
         if isinstance(block.skip, nn.Conv1d):
@@ -186,7 +186,7 @@ class _Writer:
     def _conv_norm_mish(
         self, parts: Sequence[_Grid], layers: nn.Sequential, *, film: int | None = None
     ) -> _Grid:
-        convolution, norm, _ = layers
+        convolution, norm = _layers(layers)
         y = self._take(convolution.out_channels, parts[0].length)
         self._convolve(y, parts, convolution)
         out = self._take(y.channels, y.length)
@@ -294,9 +294,14 @@ def _channels_in(network: ConditionalUnet1D) -> int:
 
 
 def _channels_out(block: FilmBlock) -> int:
-    last = block.second[0]
-    assert isinstance(last, nn.Conv1d)
-    return last.out_channels
+    return _layers(block.second)[0].out_channels
+
+
+def _layers(part: nn.Sequential) -> tuple[nn.Conv1d, nn.GroupNorm]:
+    convolution, norm = part[0], part[1]
+    assert isinstance(convolution, nn.Conv1d)
+    assert isinstance(norm, nn.GroupNorm)
+    return convolution, norm
 
 
 def _copying(n_channels: int) -> nn.Conv1d:

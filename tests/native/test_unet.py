@@ -12,7 +12,9 @@ SMALL = {"dims": [16, 24], "n_groups": 4, "time_dim": 8}
 
 
 def unet(*, options=None, **changes):
-    return policy(network="ConditionalUnet1D", network_options={**SMALL, **(options or {})}, **changes)
+    return policy(
+        network="ConditionalUnet1D", network_options={**SMALL, **(options or {})}, **changes
+    )
 
 
 @pytest.mark.parametrize("kind", ["velocity", "noise", "edm", "consistency"])
@@ -62,16 +64,19 @@ def test_rows_of_every_batch_are_the_same():
 
 
 def test_products_in_bfloat16_move_actions_by_less_than_a_hundredth(monkeypatch):
+    """Torch's autocast also rounds what layers return, and is a little worse."""
     full = unet(options={"dims": [32, 64], "n_groups": 8}, sampler=RULES["ddim"], **INSIDE)
     low = full.with_sampler(precision="bf16")
     obs, seeds = observations(full, 20), list(range(20))
     expected = in_torch(full, obs, seeds, monkeypatch)
     stats = full.normalizer.stats["action"]
     span = torch.as_tensor(stats.maximum - stats.minimum)
-    for actions in (low.sample(obs, seeds=seeds), in_torch(low, obs, seeds, monkeypatch)):
+    found = low.sample(obs, seeds=seeds)
+    limit = 0.01 if why_not_compiled(low) == "" else 0.02
+    for actions, most in ((found, limit), (in_torch(low, obs, seeds, monkeypatch), 0.02)):
         error = (actions - expected).abs() / span
-        assert 0.0 < float(error.max())
-        assert float(error.quantile(0.99)) < (1e-2 if actions is not None else 0.0)
+        assert 0.0 < float(error.max()) < most
+        assert float(error.mean()) < 2e-3
 
 
 @needs_kernels

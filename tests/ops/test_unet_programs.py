@@ -10,7 +10,15 @@ from genpolicy.native.networks import lower_network
 from genpolicy.networks import ConditionalUnet1D
 from genpolicy.ops import backend, is_compiled
 from genpolicy.ops.mlp_reference import mlp_sample, row_noise
-from genpolicy.ops.program import HEADER_SIZE, Field, Header, Op, Register, pack_kernel, unpack_kernel
+from genpolicy.ops.program import (
+    HEADER_SIZE,
+    Field,
+    Header,
+    Op,
+    Register,
+    pack_kernel,
+    unpack_kernel,
+)
 from tests.native.cases import assert_as_close, needs_kernels
 
 RUN = torch.ops.genpolicy.mlp_sample.default
@@ -220,7 +228,7 @@ def test_sizes_that_do_not_fit_are_refused(kind, place, change):
     code, *others = program_of(network)
     row = int((rows_of(code)[:, Field.OP] == kind).nonzero()[0])
     rows_of(code)[row, place] += change
-    with pytest.raises(RuntimeError, match="outside|out of range"):
+    with pytest.raises(RuntimeError, match=r"outside|out of range"):
         RUN(*inputs_of(network, 2), code, *others)
 
 
