@@ -180,11 +180,12 @@ def rows_of(code):
 
 
 @needs_kernels
-def test_damaged_programs_never_reach_outside_of_their_tensors():
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_damaged_programs_never_reach_outside_of_their_tensors(precision):
     """Every number of the instructions on grids is replaced; what is accepted has to run."""
     network = network_of(dims=(8, 16), n_groups=2, horizon=4)
     inputs, seeds = inputs_of(network, 2)
-    code, *others = program_of(network)
+    code, *others = program_of(network, precision=precision)
     n_tried = n_refused = 0
     for kind in (Op.SPREAD, Op.GATHER, Op.CONVOLVE, Op.GROUP_NORM):
         found = (rows_of(code)[:, Field.OP] == kind).nonzero().flatten().tolist()
