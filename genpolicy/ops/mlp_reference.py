@@ -187,7 +187,10 @@ class _Machine:
         at = field(Field.VECTOR) + e * field(Field.STRIDE)
         wide = padded(out)
         registers = self.registers
-        src = registers.get(field(Field.SRC))
+        source = field(Field.SRC)
+        src = registers.get(source)
+        if src is None and source >= 0:  # nothing was written there: zeros
+            src = self.vectors.new_zeros(len(self.seeds), self.widths[source])
         match Op(field(Field.OP)):
             case Op.LINEAR:
                 assert src is not None
