@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompiledSampler",
+    "check_one_run",
     "compiled_sampler",
     "use_compiled",
     "why_not_compiled",
@@ -123,10 +124,7 @@ def write_policy(policy: DenoisingPolicy, *, fields: Mapping[str, Field]) -> tup
     Raises:
         Unsupported: for what has no program.
     """
-    if policy.needs_gradient:
-        raise Unsupported("it differentiates through networks")
-    if policy.corrector is not None:
-        raise Unsupported("it has a corrector")
+    check_one_run(policy)
     tensors = [*policy.parameters(), *policy.buffers()]
     if any(tensor.device.type != "cpu" for tensor in tensors):
         raise Unsupported("it is not on the CPU")
@@ -144,6 +142,18 @@ def write_policy(policy: DenoisingPolicy, *, fields: Mapping[str, Field]) -> tup
         center=torch.as_tensor(center).double(),
         span=torch.as_tensor(span).double(),
     ).tensors
+
+
+def check_one_run(policy: DenoisingPolicy) -> None:
+    """Refuse policies that are not sampled by one run of the loop over a sum of networks.
+
+    Raises:
+        Unsupported: with the reason.
+    """
+    if policy.needs_gradient:
+        raise Unsupported("it differentiates through networks")
+    if policy.corrector is not None:
+        raise Unsupported("it has a corrector")
 
 
 def fields_of(policy: DenoisingPolicy) -> dict[str, Field]:
