@@ -11,8 +11,9 @@ HELP = """\
 usage: genpolicy export checkpoint=NAME [format=torch|onnx] [out=FILE] [key=value ...]
 
 Write observations -> actions, all steps of the sampler included, as one torch.export or ONNX
-program with a free batch size. Its inputs are the observations in physical units and standard normal noise;
-a JSON file beside it has their names and shapes. The file is compared with the policy first.
+program with a free batch size. Its inputs are the observations in physical units and standard
+normal noise; a JSON file beside it has their names and shapes. The program is compared with the
+policy before it is kept.
 
   genpolicy export checkpoint=pusht-flow                       writes pusht-flow.pt2
   genpolicy export checkpoint=pusht-flow format=onnx out=robot/policy.onnx
