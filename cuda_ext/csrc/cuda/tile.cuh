@@ -2,6 +2,8 @@
 // on a processor.
 #pragma once
 
+#include <math.h>  // ::floor, of the host or of the device
+
 #include "products.cuh"
 
 namespace genpolicy {
