@@ -87,7 +87,9 @@ def find_nvcc() -> str | None:
             "12.0 or newer and set CUDA_HOME to its folder, or build with GENPOLICY_CUDA=auto"
         )
     if found is None:
-        print("genpolicy_ext: no nvcc found (CUDA_HOME, PATH): building for the CPU", file=sys.stderr)
+        print(
+            "genpolicy_ext: no nvcc found (CUDA_HOME, PATH): building for the CPU", file=sys.stderr
+        )
     return found
 
 

@@ -32,7 +32,9 @@ def compiler() -> str | None:
 
 def built(name: str, *flags: str, main: str = "emulated.cpp") -> Path:
     """Return a library or program made of the kernels, from an earlier test run where nothing changed."""
-    sources = sorted(p for p in (*SOURCES.glob("*.h"), *SOURCES.glob("cuda/*"), *HERE.glob("shim/*")))
+    sources = sorted(
+        p for p in (*SOURCES.glob("*.h"), *SOURCES.glob("cuda/*"), *HERE.glob("shim/*"))
+    )
     command = [str(compiler()), *FLAGS, *WARNINGS, "-DGENPOLICY_EMULATED", *flags, *fast_sums()]
     command += [f"-I{HERE / 'shim'}", f"-I{SOURCES}", str(HERE / "shim" / main)]
     digest = hashlib.sha256(" ".join(command).encode())
