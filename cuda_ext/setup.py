@@ -32,7 +32,7 @@ INSTRUCTION_SETS = {
     "avx512": [*AVX512, "-mprefer-vector-width=512"],
     "avx512_bf16": [*AVX512, "-mavx512bf16", "-mprefer-vector-width=512"],
 }
-# Ampere, Hopper, Blackwell; later devices compile the PTX of the newest that nvcc knows when they load.
+# Ampere, Hopper, Blackwell; later devices compile the PTX of the newest of these when they load.
 CUDA_ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 # What is contracted on the device is written as such, so that every kernel rounds alike.
 CUDA = ["-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "--threads", "0"]
@@ -147,9 +147,9 @@ class Build(build_ext):
             commands.append([*commands[0][:-1], binding])
             flags = [*CUDA, *CUDA_HOST, "-ccbin", compiler, *code_flags(architectures)]
             commands += [[nvcc, *flags, "-c", str(p)] for p in sorted(SOURCES.glob("cuda/*.cu"))]
-            # The static runtime loads the driver when it is first asked for a device, so the library
-            # loads where there is none. torch's libraries are kept though no symbol but the weak one
-            # of cuda_ops.cpp needs them.
+            # The static runtime loads the driver when it is first asked for a device: the library
+            # loads where there is none. libtorch is kept, though of its symbols only the weak one
+            # of cuda_ops.cpp is used.
             linker = [nvcc, "-shared", "-cudart", "static", "-ccbin", compiler]
             linker += ["-Xlinker", "--no-as-needed"]
         made = [objects / (Path(command[-1]).stem + ".o") for command in commands]

@@ -1,4 +1,4 @@
-"""The CUDA kernels compiled for the CPU with ``shim/cuda_runtime.h``, called as the extension does."""
+"""The CUDA kernels compiled for the CPU with ``shim/cuda_runtime.h``, called by their C ABI."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ def compiler() -> str | None:
 
 
 def built(name: str, *flags: str, main: str = "emulated.cpp") -> Path:
-    """Return a library or program made of the kernels, from an earlier test run where nothing changed."""
-    sources = sorted(
-        p for p in (*SOURCES.glob("*.h"), *SOURCES.glob("cuda/*"), *HERE.glob("shim/*"))
-    )
+    """Return a library or program made of the kernels, an earlier one where nothing changed."""
+    patterns = ((SOURCES, "*.h"), (SOURCES, "cuda/*"), (HERE, "shim/*"))
+    sources = sorted(path for folder, pattern in patterns for path in folder.glob(pattern))
     command = [str(compiler()), *FLAGS, *WARNINGS, "-DGENPOLICY_EMULATED", *flags, *fast_sums()]
     command += [f"-I{HERE / 'shim'}", f"-I{SOURCES}", str(HERE / "shim" / main)]
     digest = hashlib.sha256(" ".join(command).encode())
@@ -53,7 +52,7 @@ def built(name: str, *flags: str, main: str = "emulated.cpp") -> Path:
 
 
 def fast_sums() -> list[str]:
-    """Return the flag for fused multiply-adds where this processor has them; else libm makes them."""
+    """Return the flag for fused multiply-adds where this processor has them; else libm has."""
     try:
         has_them = " fma " in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
     except OSError:

@@ -1,4 +1,4 @@
-"""The CUDA kernels' own sources, run on the CPU thread by thread, against the reference operators."""
+"""The CUDA kernels' own sources, run on the CPU thread by thread, against the references."""
 
 from __future__ import annotations
 
@@ -65,16 +65,14 @@ BF16_CASES = {
 @pytest.mark.parametrize("name", BF16_CASES)
 @pytest.mark.parametrize("device", [ONE, TINY])
 def test_bfloat16_products(gpu: Gpu, name: str, device: int) -> None:
-    # Sums in another order end on the other side of a boundary of bfloat16 now and then, and the row
-    # moves by a part of what rounding to bfloat16 moved it. All other rows are as exact as float32.
+    # Sums in another order end on the other side of a boundary of bfloat16 now and then, and move a
+    # row by a part of what rounding to bfloat16 moved it. All other rows are as exact as float32.
     case = BF16_CASES[name]
     program, full = case.program(), dataclasses.replace(case, precision="fp32").program()
     inputs, seeds = batch(33)
-    code, plan, vectors, weights = (
-        t.double() if t.is_floating_point() else t for t in full.tensors
-    )
-    exact = mlp_reference.mlp_sample(inputs, seeds, code, plan, vectors, weights, int(code[2]))
-    right = mlp_reference.mlp_sample(inputs, seeds, *program.tensors, int(code[2]))
+    chunk = program.head(Header.CHUNK)
+    exact = mlp_reference.mlp_sample(inputs, seeds, *full.tensors, chunk)
+    right = mlp_reference.mlp_sample(inputs, seeds, *program.tensors, chunk)
     actual = gpu.sample(inputs, seeds, program, device)
     by_row = (actual - right).abs().amax(1)
     assert float(by_row.max()) <= float((exact - right).abs().max())
@@ -119,10 +117,8 @@ def test_tiles_are_chosen_by_batch_and_shared_memory(gpu: Gpu) -> None:
     assert launched(33, FEW) == (2, stream + 32 * row_bytes)
     assert launched(257, FEW) == (4, stream + 32 * row_bytes)  # two blocks a multiprocessor
     assert launched(9, TINY) == (1, stream)
-    assert (
-        launched(9, MANY, dataclasses.replace(small, precision="bf16"))[1]
-        == stream + 16 * row_bytes
-    )
+    small_bf16 = dataclasses.replace(small, precision="bf16")
+    assert launched(9, MANY, small_bf16) == (1, stream + 16 * row_bytes)
 
 
 def test_a_nan_stays_in_its_row(gpu: Gpu) -> None:
@@ -136,8 +132,8 @@ def test_a_nan_stays_in_its_row(gpu: Gpu) -> None:
     assert torch.equal(actual[others], clean[others])
 
 
-def test_a_factor_of_zero_leaves_out_what_is_not_there(gpu: Gpu) -> None:
-    # The observation before the first of a column whose factor is 0 may even be infinite.
+def test_a_column_of_no_spread_counts_for_nothing(gpu: Gpu) -> None:
+    # The first observation has a constant factor of 0: whatever it holds counts for nothing.
     program = Case(width=16, depth=1).program()
     inputs, seeds = batch(7)
     expected = gpu.sample(inputs, seeds, program)

@@ -1,4 +1,4 @@
-"""What ptxas says of the kernels: no warnings, no spills, and as many registers as two blocks allow."""
+"""What ptxas says of the kernels: no warnings, no spills, no more registers than 2 blocks have."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_registers_fit_and_nothing_is_spilled(architecture: str, tmp_path: Path)
         for name, numbers in found.items():
             (most,) = (n for kind, n in MOST_REGISTERS.items() if kind in name)
             assert numbers["registers"] <= most, name
-            # All shared memory is sized at launch; arrays of a thread that have a stack are slow.
+            # All shared memory is sized at launch; what lies on a thread's stack is slow.
             assert {k: v for k, v in numbers.items() if k != "registers"} == {
                 "stack": 0, "stores": 0, "loads": 0, "shared": 0,
             }, name  # fmt: skip
