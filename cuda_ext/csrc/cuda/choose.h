@@ -24,23 +24,27 @@ struct Choice {
 };
 
 constexpr int64_t kBlocksOfMultiprocessor = 2;  // of the kernels' __launch_bounds__
-constexpr int64_t kWorkspaceRows = 32;
+constexpr int64_t kMostRows = 32;
 
-// Few rows are spread over many multiprocessors in small tiles; many rows go in tiles as large as
-// shared memory allows, because a tile reads all weights once. What does not fit with the smallest
-// tile has its registers in global memory, in the largest tiles.
+// Rows of the smallest tile: what 8 warps share without idling, or the tensor cores' 16.
+constexpr int64_t smallest_tile(bool is_bf16) { return is_bf16 ? 16 : 8; }
+
+// A tile reads all weights once per evaluation, whatever its rows. Few rows are spread over many
+// multiprocessors in small tiles. Many rows go in tiles of 32, or of 16 where that keeps registers in
+// shared memory; smaller ones would read weights faster than the second cache gives them, and global
+// memory for the registers is the lesser evil.
 inline Choice choose(int64_t row_floats, bool is_bf16, int64_t n_rows, const Device& device) {
   const int64_t row_bytes = ld_of(row_floats) * int64_t{sizeof(float)};
   const int64_t stream = kStreamWords * int64_t{sizeof(uint32_t)};
-  const int64_t smallest = is_bf16 ? 16 : 8;
+  const int64_t smallest = smallest_tile(is_bf16);
   auto tiles = [&](int64_t rows) { return (n_rows + rows - 1) / rows; };
-  int64_t rows = 32;
-  while (rows > smallest && (n_rows <= rows / 2 * device.n_multiprocessors ||
-                             stream + rows * row_bytes > device.most_shared_bytes))
-    rows /= 2;
+  auto fits = [&](int64_t rows) { return stream + rows * row_bytes <= device.most_shared_bytes; };
+  int64_t rows = kMostRows;
+  while (rows > smallest && n_rows <= rows / 2 * device.n_multiprocessors) rows /= 2;
+  if (rows == kMostRows && !fits(rows) && fits(rows / 2)) rows /= 2;
+  if (rows < kMostRows && !fits(rows)) rows = smallest;
   Choice choice;
-  choice.is_shared = stream + rows * row_bytes <= device.most_shared_bytes;
-  if (!choice.is_shared) rows = kWorkspaceRows;
+  choice.is_shared = fits(rows);
   choice.rows = static_cast<int>(rows);
   choice.blocks = std::min(tiles(rows), kBlocksOfMultiprocessor * device.n_multiprocessors);
   choice.shared_bytes = stream + (choice.is_shared ? rows * row_bytes : 0);

@@ -36,14 +36,15 @@ namespace {
 
 using Kernel = void (*)(Arguments);
 
-Kernel kernel_of(const Choice& choice, bool is_bf16) {
-  if (is_bf16) {
-    if (!choice.is_shared) return sample_kernel<32, true, false>;
-    return choice.rows == 16 ? sample_kernel<16, true, true> : sample_kernel<32, true, true>;
-  }
-  if (!choice.is_shared) return sample_kernel<32, false, false>;
-  if (choice.rows == 8) return sample_kernel<8, false, true>;
-  return choice.rows == 16 ? sample_kernel<16, false, true> : sample_kernel<32, false, true>;
+template <bool kBf16>
+Kernel kernel_of(const Choice& choice) {
+  constexpr int kSmallest = smallest_tile(kBf16);
+  if (!choice.is_shared)
+    return choice.rows == kSmallest ? sample_kernel<kSmallest, kBf16, false>
+                                    : sample_kernel<kMostRows, kBf16, false>;
+  return choice.rows == kSmallest ? sample_kernel<kSmallest, kBf16, true>
+         : choice.rows == 16      ? sample_kernel<16, kBf16, true>
+                                  : sample_kernel<kMostRows, kBf16, true>;
 }
 
 // Asks for the facts of a device once; those beyond the table are asked for at every call.
@@ -131,7 +132,8 @@ extern "C" __attribute__((visibility("default"))) int genpolicy_cuda_mlp_sample(
   Arguments arguments{
       Program{there, reinterpret_cast<const double*>(there + n_code), vectors, weights},
       inputs, seeds, out, n_rows, reinterpret_cast<float*>(there + program_bytes / 8)};
-  const Kernel kernel = kernel_of(choice, Program{code, plan, vectors, weights}.head(kHeadPrecision) == 1);
+  const bool is_bf16 = code[kHeadPrecision] == 1;
+  const Kernel kernel = is_bf16 ? kernel_of<true>(choice) : kernel_of<false>(choice);
   const auto shared = static_cast<int>(choice.shared_bytes);
   GENPOLICY_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   void* list[] = {&arguments};

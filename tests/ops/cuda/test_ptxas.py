@@ -18,7 +18,7 @@ MOST_REGISTERS = {
     # 4 and more of them
     "noise_kernel": 64,
 }
-N_KERNELS = {"mlp_sample.cu": 7, "row_noise.cu": 1}
+N_KERNELS = {"mlp_sample.cu": 9, "row_noise.cu": 1}
 FLAGS = [
     "-std=c++17",
     "-O3",
