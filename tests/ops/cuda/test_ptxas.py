@@ -65,6 +65,28 @@ def report(source: str, architecture: str, folder: Path) -> dict[str, dict[str, 
     return found
 
 
+def test_hot_loops_load_vectors_and_know_where_memory_is(tmp_path: Path) -> None:
+    command = [nvcc(), *FLAGS, "-arch=sm_90", "-ptx", str(SOURCES / "cuda" / "mlp_sample.cu")]
+    done = subprocess.run([*command, "-o", str(tmp_path / "out.ptx")], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    kernels = (tmp_path / "out.ptx").read_text().split(".entry ")[1:]
+    assert len(kernels) == N_KERNELS["mlp_sample.cu"]
+    for kernel in kernels:
+        name = kernel.split("(")[0]
+        # An access that names no space is found out for each address when it runs.
+        assert not re.findall(r"\b(?:ld|st)\.(?:local|v[24]|[fub]\d+)", kernel), name
+        in_bf16, is_shared = re.search(r"ILi\d+ELb(\d)ELb(\d)E", name).groups()
+        if in_bf16 == "1":
+            assert "mma.sync.aligned.m16n8k16" in kernel, name
+            inputs = r"ld\.shared\.v2\.f32" if is_shared == "1" else r"ld\.global\.v2\.f32"
+        else:
+            assert len(re.findall(r"fma\.rn\.f32", kernel)) >= 100, name
+            assert "ld.shared.v4.f32" in kernel, name
+            inputs = r"ld\.shared\.v4\.f32" if is_shared == "1" else r"ld\.global\.v4\.f32"
+        assert re.search(inputs, kernel), name
+        assert "cp.async.cg.shared.global" in kernel, name
+
+
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 def test_registers_fit_and_nothing_is_spilled(architecture: str, tmp_path: Path) -> None:
     for source, n_kernels in N_KERNELS.items():
