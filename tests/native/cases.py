@@ -13,8 +13,9 @@ from genpolicy.policies import build_policy
 from genpolicy.policies.compiled import compiled_sampler
 from genpolicy.shapes import TaskSpec
 
-WITHOUT = "genpolicy_ext is not installed; build it with: make ext"
-needs_kernels = pytest.mark.skipif(backend().name != "compiled", reason=WITHOUT)
+needs_kernels = pytest.mark.skipif(
+    backend().name != "compiled", reason=f"no compiled operators: {backend().reason}"
+)
 
 
 def policy(
