@@ -13,7 +13,7 @@ from genpolicy.networks import MLP, ResidualMLP
 from genpolicy.ops import mlp_reference
 from genpolicy.ops.program import Program, Register, padded
 
-N_STEPS, OBS_DIM, TIMES = 2, 3, (0.9, 0.6, 0.5, 0.2)
+N_STEPS, OBS_DIM = 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,11 @@ class Case:
     has_shifts: bool = False
     octaves: int = 0
 
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Times of the evaluations: two steps."""
+        return (0.9, 0.6, 0.5, 0.2) if self.has_stages else (0.9, 0.4)
+
     def program(self) -> Program:
         """Return the program, the same at every call."""
         torch.manual_seed(self.width + 7 * self.depth)
@@ -58,7 +63,7 @@ class Case:
         n_inputs = N_STEPS * OBS_DIM
         builder = Builder(n_inputs=n_inputs, chunk=chunk, precision=self.precision)
         cond = _observations(builder, n_inputs, self.octaves)
-        shift = 0.1 * torch.randn(len(TIMES), chunk) if self.has_shifts else None
+        shift = 0.1 * torch.randn(len(self.times), chunk) if self.has_shifts else None
         for number in range(self.members):
             x = builder.register(chunk)
             builder.member_input(x, number)
@@ -67,11 +72,11 @@ class Case:
                 self.network(len(cond) // N_STEPS),
                 x=x,
                 cond=cond,
-                times=torch.tensor(TIMES),
+                times=torch.tensor(self.times),
                 shift=shift,
             )
             builder.combine(out, number)
-        evaluations = [self.evaluation(e, chunk) for e in range(len(TIMES))]
+        evaluations = [self.evaluation(e, chunk) for e in range(len(self.times))]
         limits = Limits(
             init=0.8,
             every_step=self.bounds,
@@ -113,7 +118,7 @@ class Case:
             c_x=0.7 - 0.1 * e,
             c_denoised=0.3 + 0.1 * e,
             c_previous=0.2 if e > 0 and not is_inside else 0.0,
-            c_noise=0.3 if self.is_noisy and e < len(TIMES) - 1 and not is_inside else 0.0,
+            c_noise=0.3 if self.is_noisy and e < len(self.times) - 1 and not is_inside else 0.0,
             noise_index=e + 1,
             on_x=0.4,
             members=[(0.9 - 0.1 * m, 0.6 / (m + 1)) for m in range(self.members)],

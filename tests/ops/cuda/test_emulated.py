@@ -57,7 +57,7 @@ def test_every_batch_size(gpu: Gpu, n_rows: int) -> None:
 BF16_CASES = {
     "mlp": Case(width=48, depth=2, precision="bf16", octaves=1),
     "odd film": Case(kind="film", width=5, depth=2, precision="bf16", is_noisy=True),
-    "two panels a warp": Case(width=300, depth=1, chunk=(3, 5), precision="bf16"),
+    "two panels a warp": Case(width=150, depth=1, chunk=(3, 5), precision="bf16"),
     "stages": Case(kind="residual", width=16, depth=1, precision="bf16", has_stages=True),
 }
 
@@ -83,19 +83,19 @@ def test_bfloat16_products(gpu: Gpu, name: str, device: int) -> None:
     "case",
     [
         Case(width=100, depth=2, is_noisy=True),
-        Case(kind="film", width=16, depth=2, octaves=1),
+        Case(kind="film", width=16, depth=1, octaves=1),
         Case(kind="residual", width=48, depth=1, precision="bf16", is_noisy=True),
     ],
     ids=["mlp", "film", "bf16"],
 )
 def test_a_row_is_the_same_bit_for_bit_in_every_batch_tile_and_memory(gpu: Gpu, case: Case) -> None:
     program = case.program()
-    inputs, seeds = batch(40)
+    inputs, seeds = batch(34)
     whole = gpu.sample(inputs, seeds, program, FEW)
     assert whole.isfinite().all()
     for device in (MANY, SMALL, TINY):
         assert torch.equal(gpu.sample(inputs, seeds, program, device), whole)
-    for part in (slice(0, 1), slice(37, 38), slice(21, 38)):
+    for part in (slice(0, 1), slice(33, 34), slice(13, 30)):
         alone = gpu.sample(inputs[part].contiguous(), seeds[part].contiguous(), program, ONE)
         assert torch.equal(alone, whole[part])
 
