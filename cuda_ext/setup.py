@@ -32,6 +32,11 @@ INSTRUCTION_SETS = {
     "avx512": [*AVX512, "-mprefer-vector-width=512"],
     "avx512_bf16": [*AVX512, "-mavx512bf16", "-mprefer-vector-width=512"],
 }
+# Ampere, Hopper, Blackwell; later devices compile the PTX of the newest of these when they load.
+CUDA_ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+# What is contracted on the device is written as such, so that every kernel rounds alike.
+CUDA = ["-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings", "--threads", "0"]
+CUDA_HOST = ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
 # The oldest torch whose stable ABI has what is used: 2.10.
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 
@@ -65,6 +70,49 @@ def torch_folder() -> Path:
     return folder
 
 
+def find_nvcc() -> str | None:
+    """Return nvcc where kernels are to be built with it, as ``GENPOLICY_CUDA`` says."""
+    mode = os.environ.get("GENPOLICY_CUDA", "auto")
+    if mode not in ("auto", "0", "1"):
+        raise SystemExit(f"genpolicy_ext: GENPOLICY_CUDA is {mode!r}; expected auto, 0 or 1")
+    if mode == "0":
+        return None
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    found = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None
+    found = found or shutil.which("nvcc")
+    if found is None and mode == "1":
+        raise SystemExit(
+            "genpolicy_ext: GENPOLICY_CUDA=1, but there is no nvcc "
+            f"(CUDA_HOME is {home or 'not set'}, and none is on PATH); install the CUDA toolkit "
+            "12.0 or newer and set CUDA_HOME to its folder, or build with GENPOLICY_CUDA=auto"
+        )
+    if found is None:
+        print(
+            "genpolicy_ext: no nvcc found (CUDA_HOME, PATH): building for the CPU", file=sys.stderr
+        )
+    return found
+
+
+def architectures_of(nvcc: str) -> tuple[str, ...]:
+    """Return those of the architectures that this nvcc compiles for."""
+    done = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True)
+    known = done.stdout.split()
+    found = tuple(name for name in CUDA_ARCHITECTURES if name in known)
+    if not found:
+        raise SystemExit(
+            f"genpolicy_ext: {nvcc} compiles for none of {', '.join(CUDA_ARCHITECTURES)}; "
+            "install the CUDA toolkit 12.0 or newer"
+        )
+    return found
+
+
+def code_flags(architectures: tuple[str, ...]) -> list[str]:
+    """Return nvcc's flags for binaries of all architectures, and PTX of the newest."""
+    numbers = [name.removeprefix("sm_") for name in architectures]
+    flags = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in numbers]
+    return [*flags, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
+
+
 class Build(build_ext):
     """Compiles every source with its own flags and links one shared library."""
 
@@ -90,19 +138,29 @@ class Build(build_ext):
             if name == "plain" or on_x86:
                 source = str(SOURCES / "cpu" / f"isa_{name}.cpp")
                 jobs.append([*COMMON, *KERNELS, *flags, source])
-        made = [objects / (Path(job[-1]).stem + ".o") for job in jobs]
+        nvcc = find_nvcc()
+        architectures = architectures_of(nvcc) if nvcc else ()
+        commands = [[compiler, *job[:-1], "-c", job[-1]] for job in jobs]
+        linker = [compiler, "-shared", "-Wl,--no-as-needed"]
+        if nvcc:
+            binding = str(SOURCES / "cuda_ops.cpp")
+            commands.append([*commands[0][:-1], binding])
+            flags = [*CUDA, *CUDA_HOST, "-ccbin", compiler, *code_flags(architectures)]
+            commands += [[nvcc, *flags, "-c", str(p)] for p in sorted(SOURCES.glob("cuda/*.cu"))]
+            # The static runtime loads the driver when it is first asked for a device: the library
+            # loads where there is none. libtorch is kept, though of its symbols only the weak one
+            # of cuda_ops.cpp is used.
+            linker = [nvcc, "-shared", "-cudart", "static", "-ccbin", compiler]
+            linker += ["-Xlinker", "--no-as-needed"]
+        made = [objects / (Path(command[-1]).stem + ".o") for command in commands]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            commands = [
-                [compiler, *job[:-1], "-c", job[-1], "-o", str(to)]
-                for job, to in zip(jobs, made, strict=True)
-            ]
-            list(pool.map(run, commands))
+            list(pool.map(run, [[*c, "-o", str(to)] for c, to in zip(commands, made, strict=True)]))
         library = target / "libgenpolicy_ext.so"
         links = [f"-L{folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-        run([compiler, "-shared", *map(str, made), *links, "-o", str(library)])
-        self.write_facts(target)
+        run([*linker, *map(str, made), *links, "-o", str(library)])
+        self.write_facts(target, architectures)
 
-    def write_facts(self, target: Path) -> None:
+    def write_facts(self, target: Path, architectures: tuple[str, ...]) -> None:
         """Write what was built, for ``genpolicy doctor``."""
         import torch
 
@@ -110,7 +168,7 @@ class Build(build_ext):
             '"""What was built; written by setup.py."""\n\n'
             f"ABI = {ABI}\n"
             f"BUILT_WITH_TORCH = {torch.__version__!r}\n"
-            "CUDA_ARCHITECTURES: tuple[str, ...] = ()\n",
+            f"CUDA_ARCHITECTURES: tuple[str, ...] = {architectures!r}\n",
             encoding="utf-8",
         )
 

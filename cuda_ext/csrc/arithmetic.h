@@ -23,6 +23,15 @@ GP_HD To bits_of(From value) {
   return out;
 }
 
+// a * b + c, rounded once.
+GP_HD float fused(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
 // Limits that let a NaN through, as torch.clamp does.
 GP_HD float limited(float value, float lo, float hi) {
   float out = value < lo ? lo : value;
@@ -185,6 +194,14 @@ GP_HD double root(double x) {
   return sqrt(x);
 #else
   return __builtin_sqrt(x);
+#endif
+}
+
+GP_HD float root(float x) {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(x);
+#else
+  return __builtin_sqrtf(x);
 #endif
 }
 

@@ -73,6 +73,7 @@ CASES = {
         ("half-a/last", "half-b/last"), "pusht", PUSHT, "two halves of the demonstrations"
     ),
     "modality": Case(("pusht-flow", "pixels/last"), "pusht-all", PUSHT, "keypoints + image"),
+    "state": Case(("pusht-flow", "state/last"), "pusht-all", PUSHT, "keypoints + poses"),
     "goals": Case(
         ("pusht-flow", "shifted-same-units/last"), "pusht", PUSHT, "data with another goal"
     ),
@@ -99,6 +100,7 @@ GROUPS = {
     "weak": ("weak",),
     "halves": ("halves",),
     "modality": ("modality",),
+    "state": ("state",),
     "goals": ("goals",),
     "goals-there": ("goals-there",),
     "maze2d": ("maze2d-0", "maze2d-1", "maze2d-2"),

@@ -12,6 +12,7 @@ train pusht_flow shifted-same-units seed=0 trainer.max_steps=12000 save.every=60
   data.action_normalizer=pusht-flow
 train pusht_pixels_flow pixels seed=0 trainer.max_steps=16000 optimizer.lr=5e-4 save.every=4000 \
   save.keep=all
+train pusht_flow state seed=0 trainer.max_steps=12000 save.every=6000 data.task=pusht-state
 for seed in 1 2; do
   for kind in flow diffusion; do
     train "pusht_$kind" "$kind-$seed" seed="$seed" trainer.max_steps=15000 save.every=5000
@@ -19,5 +20,6 @@ for seed in 1 2; do
 done
 ln -sfn "$PWD/runs/pusht/flow" "$runs/flow"
 for seed in 0 1 2; do ln -sfn "$PWD/runs/demo-seed$seed/runs" "$runs/maze2d-$seed"; done
-python experiments/gpc/run.py kinds kinds-1 kinds-2 weak goals maze2d-0 maze2d-1 maze2d-2 modality
+python experiments/gpc/run.py kinds kinds-1 kinds-2 weak goals goals-there maze2d-0 maze2d-1 maze2d-2 \
+  modality state
 python experiments/gpc/run.py halves --validation 40

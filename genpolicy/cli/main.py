@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "run a trained policy in its simulator and report its score",
     "compose": "combine trained policies: explain, evaluate, search the weights",
     "bench": "time a policy by backend and batch size",
+    "export": "write a policy's whole sampler as a torch.export or ONNX program",
     "data": "list, describe, download or generate data sets",
     "demo": "train and evaluate a small policy, to see everything work",
     "doctor": "check this installation and say how to mend it",

@@ -131,12 +131,12 @@ def _lower_residual(
         film = _lower_film(builder, network.film, given, table, len(network.blocks))
     normed = builder.register(width)
     blocks: list[Any] = list(network.blocks)
+    hidden = builder.register(blocks[0].up.out_features)  # all blocks have the same size
     for number, block in enumerate(blocks):
         seen = _normed(builder, block.norm, normed, h)
         if film is not None:
             builder.modulate(normed, seen, film, width, at=2 * number * padded(width))
             seen = normed
-        hidden = builder.register(block.up.out_features)
         builder.linear(
             hidden, _all(seen, block.up), block.up.weight, _bias(block.up), activation=Act.SILU
         )

@@ -26,7 +26,7 @@ from genpolicy.sampling import (
     plan,
 )
 
-__all__ = ["write_program"]
+__all__ = ["evaluations_of", "write_program"]
 
 
 def write_program(
@@ -61,7 +61,7 @@ def write_program(
     check_rule(sampler.bound_rule, member.kind, steps)
     check_target(target_of(member), class_of(steps, None))
 
-    rows = _rows(steps, times)
+    rows = evaluations_of(steps, times)
     expanded = [expand(member, t) for t, _ in rows]
     n_inputs = sum(field.n_steps * field.size for field in fields.values())
     chunk = horizon * len(center)
@@ -108,7 +108,7 @@ def write_program(
     return builder.build(evaluations, limits)
 
 
-def _rows(
+def evaluations_of(
     steps: tuple[Coeffs, ...], times: tuple[float, ...]
 ) -> list[tuple[float, dict[str, Any]]]:
     """Return the time and the step's factors of every evaluation."""

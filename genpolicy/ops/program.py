@@ -180,16 +180,25 @@ class Program:
         return self.code, self.plan, self.vectors, self.weights
 
     @property
+    def has_convolutions(self) -> bool:
+        """Whether there are convolutions, which only the CPU kernels have."""
+        return bool((self._instructions[:, Field.OP] == Op.CONVOLVE).any())
+
+    @property
     def flops(self) -> int:
         """Floating-point operations of the layers of one row."""
-        start = HEADER_SIZE + 2 * self.head(Header.REGISTERS)
-        rows = self.code[start:].reshape(-1, INSTRUCTION_SIZE)
+        rows = self._instructions
         times = (rows[:, Field.OP] == Op.LINEAR) + (rows[:, Field.OP] == Op.CONVOLVE) * (
             rows[:, Field.LENGTH] * rows[:, Field.TAPS]
         )
         costs = 2 * rows[:, Field.IN] * rows[:, Field.OUT] * times
         once = self.head(Header.PROLOGUE)
         return int(costs[:once].sum() + costs[once:].sum() * self.head(Header.EVALUATIONS))
+
+    @property
+    def _instructions(self) -> Int64[Tensor, "n_instructions n_fields"]:
+        start = HEADER_SIZE + 2 * self.head(Header.REGISTERS)
+        return self.code[start:].reshape(-1, INSTRUCTION_SIZE)
 
     def head(self, field: Header) -> int:
         """Return a number of the header."""

@@ -2,12 +2,14 @@
 
 A program holds copies of weights and statistics. It is current as long as the policy has the same
 sampler and every parameter and buffer is the same tensor at the same version; changes that torch
-does not count (through ``.data``) are the one thing that is not seen.
+does not count (through ``.data``) are the one thing that is not seen. Programs are written on the
+host; for a policy on a CUDA device its numbers are copied there, and the instructions stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompiledSampler",
+    "check_one_run",
     "compiled_sampler",
     "use_compiled",
     "why_not_compiled",
@@ -33,6 +36,7 @@ __all__ = [
 
 _run = torch.ops.genpolicy.mlp_sample.default
 _SIGN = 1 << 63
+_OLDEST_GPU = (8, 0)  # compute capability: asynchronous copies and products in bfloat16
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +76,11 @@ class CompiledSampler:
     def sample(self, obs: Obs, seeds: Sequence[int]) -> Chunk:
         """Return one chunk per row in physical units, without checks of the observations."""
         n_rows = len(seeds)
-        parts = [_flat(obs[key], n_rows) for key in self.keys]
+        device = self.arguments[2].device
+        parts = [_flat(obs[key], n_rows, device) for key in self.keys]
         inputs = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         numbers = [seed - 2 * _SIGN if seed >= _SIGN else seed for seed in seeds]
-        out = _run(inputs, torch.tensor(numbers), *self.arguments)
+        out = _run(inputs, torch.tensor(numbers, device=device), *self.arguments)
         return out.view(n_rows, *self.chunk)
 
 
@@ -114,7 +119,7 @@ def use_compiled() -> bool:
 
 
 def write_policy(policy: DenoisingPolicy, *, fields: Mapping[str, Field]) -> tuple[Tensor, ...]:
-    """Return the tensors of a policy's program.
+    """Return the tensors of a policy's program, on the host.
 
     Args:
         policy: the policy.
@@ -123,27 +128,39 @@ def write_policy(policy: DenoisingPolicy, *, fields: Mapping[str, Field]) -> tup
     Raises:
         Unsupported: for what has no program.
     """
-    if policy.needs_gradient:
-        raise Unsupported("it differentiates through networks")
-    if policy.corrector is not None:
-        raise Unsupported("it has a corrector")
+    check_one_run(policy)
     tensors = [*policy.parameters(), *policy.buffers()]
-    if any(tensor.device.type != "cpu" for tensor in tensors):
-        raise Unsupported("it is not on the CPU")
+    _check_devices({tensor.device for tensor in tensors})
     if any(tensor.is_inference() for tensor in tensors):
         raise Unsupported("its weights were made in inference mode and have no versions")
     if any(tensor.dtype not in (torch.float32, torch.int64) for tensor in tensors):
         raise Unsupported("its weights are not float32")
-    center, _, span = policy.normalizer.stats["action"].affine()
-    return write_program(
-        policy.structure({}),
-        policy.sampler,
+    on_host = policy if policy.device.type == "cpu" else _on_host(policy)
+    center, _, span = on_host.normalizer.stats["action"].affine()
+    program = write_program(
+        on_host.structure({}),
+        on_host.sampler,
         fields=fields,
-        horizon=policy.spec.horizon,
-        bounds=policy.bounds,
+        horizon=on_host.spec.horizon,
+        bounds=on_host.bounds,
         center=torch.as_tensor(center).double(),
         span=torch.as_tensor(span).double(),
-    ).tensors
+    )
+    if program.has_convolutions and policy.device.type != "cpu":
+        raise Unsupported("its network has convolutions, and the CUDA kernels have none")
+    return program.tensors
+
+
+def check_one_run(policy: DenoisingPolicy) -> None:
+    """Refuse policies that are not sampled by one run of the loop over a sum of networks.
+
+    Raises:
+        Unsupported: with the reason.
+    """
+    if policy.needs_gradient:
+        raise Unsupported("it differentiates through networks")
+    if policy.corrector is not None:
+        raise Unsupported("it has a corrector")
 
 
 def fields_of(policy: DenoisingPolicy) -> dict[str, Field]:
@@ -167,10 +184,11 @@ def _compile(policy: DenoisingPolicy) -> CompiledSampler:
     fields = fields_of(policy)
     tracked = _tracked(policy)
     chunk = (policy.spec.horizon, policy.spec.action_dim)
-    tensors = write_policy(policy, fields=fields)
+    code, plan, *numbers = write_policy(policy, fields=fields)
+    numbers = [tensor.to(policy.device) for tensor in numbers]
     return CompiledSampler(
         reason="",
-        arguments=(*tensors, chunk[0] * chunk[1]),
+        arguments=(code, plan, *numbers, chunk[0] * chunk[1]),
         keys=tuple(fields),
         chunk=chunk,
         sampler=policy.sampler,
@@ -199,8 +217,29 @@ def _tracked(module: nn.Module) -> tuple[tuple[dict[str, Any], str, Tensor, int]
     return tuple(found)
 
 
-def _flat(value: Tensor, n_rows: int) -> Tensor:
-    """Return an observation as contiguous rows of float32 on the host."""
-    if value.dtype != torch.float32 or value.device.type != "cpu":
-        value = value.to(device="cpu", dtype=torch.float32)
+def _check_devices(devices: Set[torch.device]) -> None:
+    """Raise ``Unsupported`` unless there are kernels for where a policy's tensors are."""
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise Unsupported(f"its weights are on several devices ({names})")
+    (device,) = devices
+    if device.type not in ("cpu", "cuda"):
+        raise Unsupported(f"it is on a {device.type} device")
+    if device.type == "cpu":
+        return
+    if not backend().cuda:
+        raise Unsupported("it is on a CUDA device, and genpolicy_ext was built without nvcc")
+    if torch.cuda.get_device_capability(device) < _OLDEST_GPU:
+        raise Unsupported(f"{torch.cuda.get_device_name(device)} is older than the kernels (sm_80)")
+
+
+def _on_host(policy: DenoisingPolicy) -> DenoisingPolicy:
+    """Return a copy of a policy on the CPU, without its program."""
+    return copy.deepcopy(policy, {id(policy.compiled): None}).to("cpu")
+
+
+def _flat(value: Tensor, n_rows: int, device: torch.device) -> Tensor:
+    """Return an observation as contiguous rows of float32 on the program's device."""
+    if value.dtype != torch.float32 or value.device != device:
+        value = value.to(device=device, dtype=torch.float32)
     return value.reshape(n_rows, -1).contiguous()

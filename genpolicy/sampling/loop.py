@@ -105,7 +105,7 @@ def sample(
     carry = tracked.start(x, cond)
     previous: Chunk | None = None
     for index, (coeffs, (t, s)) in enumerate(zip(steps, itertools.pairwise(values), strict=True)):
-        denoised, carry = tracked.denoise(x, x.new_full((len(x),), t), cond, carry)
+        denoised, carry = tracked.denoise(x, x.new_full((x.shape[0],), t), cond, carry)
         current, earlier = denoised, previous
         c_current, c_earlier = coeffs.c_denoised, coeffs.c_prev
         if coeffs.stage is not None:
@@ -121,7 +121,7 @@ def sample(
                 pinned=pinned,
                 mask=mask,
             )
-            time = x.new_full((len(x),), stage.time)
+            time = x.new_full((x.shape[0],), stage.time)
             current, carry = tracked.denoise(x_stage, time, cond, carry)
             earlier, c_earlier = denoised, (1.0 - stage.weight) * coeffs.c_denoised
             c_current = stage.weight * coeffs.c_denoised

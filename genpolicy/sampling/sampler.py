@@ -15,7 +15,7 @@ from genpolicy.paths import Path, check_grid, grid
 from genpolicy.paths.base import scalar_alpha_sigma
 from genpolicy.sampling.constraints import Constraint, Pinned, chain, clip_to
 from genpolicy.sampling.loop import Corrector, plan, sample
-from genpolicy.sampling.noise import RowNoise
+from genpolicy.sampling.noise import NoiseSource, RowNoise
 from genpolicy.sampling.rules import Rule, make_rule
 from genpolicy.shapes import Chunk, Cond
 
@@ -115,6 +115,7 @@ class Sampler:
         on_step: Callable[[Step], None] | None = None,
         proposal: Chunk | None = None,
         like: torch.Tensor | None = None,
+        noise: NoiseSource | None = None,
     ) -> Chunk:
         """Sample one chunk per seed, in normalized units.
 
@@ -131,9 +132,11 @@ class Sampler:
             proposal: clean chunks to start from, noised to the first of ``times``; None starts
                 from noise alone.
             like: gives dtype and device where ``cond`` is None; None is float32 on the host.
+            noise: where the noise comes from; None makes it of ``seeds``, which are otherwise not
+                used.
 
         Returns:
-            ``(len(seeds), horizon, action_dim)``.
+            ``(batch, horizon, action_dim)``, one row per seed or per row of ``noise``.
 
         Raises:
             UsageError: when seeds and conditions differ in number, or the settings do not fit the
@@ -141,7 +144,7 @@ class Sampler:
 
         Cost: ``nfe(denoiser.path)`` network evaluations.
         """
-        if cond is not None and len(cond) != len(seeds):
+        if cond is not None and noise is None and len(cond) != len(seeds):
             raise UsageError(
                 f"Sampler.run: got {len(seeds)} seeds for {len(cond)} conditions, expected as many"
             )
@@ -150,9 +153,10 @@ class Sampler:
             reference = cond
         path = denoiser.path
         times = self.times_on(path)
-        noise = RowNoise(
-            seeds, (horizon, action_dim), device=reference.device, dtype=reference.dtype
-        )
+        if noise is None:
+            noise = RowNoise(
+                seeds, (horizon, action_dim), device=reference.device, dtype=reference.dtype
+            )
         first = noise.draw(0)
         start = path.t_max if self.times is None else times[0]
         alpha, sigma = scalar_alpha_sigma(path, start)

@@ -325,3 +325,18 @@ def test_weights_of_inference_mode_are_sampled_in_torch(monkeypatch):
     assert "inference mode" in why_not_compiled(made)
     obs = observations(made, 2)
     assert torch.equal(made.sample(obs, seeds=[0, 1]), in_torch(made, obs, [0, 1], monkeypatch))
+
+
+@pytest.mark.parametrize("form", ["double", "half", "strided", "expanded"])
+def test_observations_of_any_type_and_layout(form, monkeypatch):
+    made = policy(network_options={"width": 16})
+    obs = observations(made, 6)
+    changed = {
+        "double": lambda value: value.double(),
+        "half": lambda value: value.half(),
+        "strided": lambda value: value.repeat(2, 1, 1)[::2],
+        "expanded": lambda value: value[:1].expand(6, -1, -1),
+    }[form]
+    given = {key: changed(value) for key, value in obs.items()}
+    reference = in_torch(made, given, range(6), monkeypatch)
+    torch.testing.assert_close(made.sample(given, seeds=range(6)), reference, atol=1e-4, rtol=1e-4)

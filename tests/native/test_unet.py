@@ -4,7 +4,9 @@ import pytest
 import torch
 
 import genpolicy as gp
+from genpolicy.native import Unsupported
 from genpolicy.ops import is_compiled
+from genpolicy.policies import compiled
 from genpolicy.policies.compiled import why_not_compiled
 from tests.native.cases import in_torch, needs_kernels, observations, policy
 from tests.native.test_policies import INSIDE, KINDS, RULES, _scale_units, check
@@ -85,3 +87,14 @@ def test_two_times_are_sampled_in_torch():
     made = unet(**INSIDE)
     made.denoiser.network.time.n_times = 2
     assert "two times" in why_not_compiled(made)
+
+
+@needs_kernels
+def test_on_a_cuda_device_it_is_sampled_in_torch(monkeypatch):
+    """The CUDA kernels have no convolutions, and refuse such programs themselves as well."""
+    made = unet()
+    monkeypatch.setattr(compiled, "_check_devices", lambda devices: None)
+    monkeypatch.setattr(compiled, "_on_host", lambda policy: policy)
+    monkeypatch.setattr(type(made), "device", property(lambda policy: torch.device("cuda", 0)))
+    with pytest.raises(Unsupported, match="CUDA kernels have none"):
+        compiled.write_policy(made, fields=compiled.fields_of(made))

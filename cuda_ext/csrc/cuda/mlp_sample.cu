@@ -1,0 +1,150 @@
+// The kernel that runs a program, and how it is started.
+//
+// One launch is a whole denoising loop: blocks take tiles of rows until none is left, and nothing but
+// inputs, seeds and actions passes through global memory where a tile's registers fit into shared
+// memory. Weights come from the second cache, through shared memory, once per tile and evaluation.
+#include <array>
+#include <mutex>
+
+#include "api.h"
+#include "choose.h"
+#include "host.h"
+
+namespace genpolicy {
+namespace cuda {
+
+template <int kRows, bool kBf16, bool kShared>
+__global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
+    sample_kernel(const Arguments arguments) {
+  const int ld = static_cast<int>(ld_of(arguments.program.head(kHeadRowFloats)));
+  uint32_t* const stream = dynamic_shared();
+  float* floats;
+  if constexpr (kShared)
+    floats = reinterpret_cast<float*>(stream + kStreamWords);
+  else
+    floats = arguments.registers + int64_t{blockIdx.x} * kRows * ld;
+  const Tile<kRows, kBf16> tile{arguments, arguments.program, floats, stream, ld};
+#pragma unroll 1
+  for (int64_t begin = int64_t{blockIdx.x} * kRows; begin < arguments.n_rows;
+       begin += int64_t{gridDim.x} * kRows) {
+    const int64_t left = arguments.n_rows - begin;
+    tile.sample(begin, static_cast<int>(left < kRows ? left : kRows));
+  }
+}
+
+namespace {
+
+using Kernel = void (*)(Arguments);
+
+template <bool kBf16>
+Kernel kernel_of(const Choice& choice) {
+  constexpr int kSmallest = smallest_tile(kBf16);
+  if (!choice.is_shared)
+    return choice.rows == kSmallest ? sample_kernel<kSmallest, kBf16, false>
+                                    : sample_kernel<kMostRows, kBf16, false>;
+  return choice.rows == kSmallest ? sample_kernel<kSmallest, kBf16, true>
+         : choice.rows == 16      ? sample_kernel<16, kBf16, true>
+                                  : sample_kernel<kMostRows, kBf16, true>;
+}
+
+// Asks for the facts of a device once; those beyond the table are asked for at every call.
+cudaError_t find_device(int device, Device* found) {
+  static std::mutex mutex;
+  static std::array<Device, 64> known{};
+  const bool has_place = device >= 0 && device < static_cast<int>(known.size());
+  const std::lock_guard<std::mutex> guard(mutex);
+  if (has_place && known[device].n_multiprocessors > 0) {
+    *found = known[device];
+    return cudaSuccess;
+  }
+  int n = 0, bytes = 0;
+  GENPOLICY_TRY(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device));
+  GENPOLICY_TRY(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  *found = Device{n, bytes};
+  if (has_place) known[device] = *found;
+  return cudaSuccess;
+}
+
+bool is_aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
+
+// Whether all layers start at whole pieces of 16 bytes, which copies to shared memory need.
+bool has_aligned_layers(const Program& program) {
+  const int64_t n = program.head(kHeadPrologue) + program.head(kHeadBody);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t* at = program.instruction(i);
+    if (at[kFieldOp] == kOpLinear && at[kFieldWeights] % kPanel != 0) return false;
+  }
+  return true;
+}
+
+int64_t bytes_of_program(int64_t n_code, int64_t n_plan) {
+  return ((n_code + n_plan) * 8 + 15) / 16 * 16;
+}
+
+// What a call needs to know before it allocates or starts anything.
+cudaError_t prepare(const Program& program, int64_t n_code, int64_t n_plan, int64_t n_vectors,
+                    int64_t n_weights, int64_t n_rows, int device, Choice* choice) {
+  if (n_rows < 0 || fault_of(program, n_code, n_plan, n_vectors, n_weights) != nullptr ||
+      !has_aligned_layers(program))
+    return cudaErrorInvalidValue;
+  Device facts;
+  GENPOLICY_TRY(find_device(device, &facts));
+  *choice =
+      choose(program.head(kHeadRowFloats), program.head(kHeadPrecision) == 1, n_rows, facts);
+  return cudaSuccess;
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace genpolicy
+
+using namespace genpolicy;
+using namespace genpolicy::cuda;
+
+extern "C" __attribute__((visibility("default"))) int genpolicy_cuda_mlp_sample_workspace(
+    const int64_t* code, int64_t n_code, const double* plan, int64_t n_plan, int64_t n_vectors,
+    int64_t n_weights, int64_t n_rows, int device, int64_t* bytes) {
+  Choice choice;
+  GENPOLICY_TRY(prepare(Program{code, plan, nullptr, nullptr}, n_code, n_plan, n_vectors, n_weights,
+                        n_rows, device, &choice));
+  *bytes = bytes_of_program(n_code, n_plan) + choice.workspace_bytes;
+  return cudaSuccess;
+}
+
+extern "C" __attribute__((visibility("default"))) int genpolicy_cuda_mlp_sample(
+    const float* inputs, const int64_t* seeds, const int64_t* code, int64_t n_code, const double* plan,
+    int64_t n_plan, const float* vectors, int64_t n_vectors, const void* weights, int64_t n_weights,
+    float* out, int64_t n_rows, void* workspace, int64_t workspace_bytes, int device, void* stream) {
+  Choice choice;
+  GENPOLICY_TRY(prepare(Program{code, plan, vectors, weights}, n_code, n_plan, n_vectors, n_weights,
+                        n_rows, device, &choice));
+  if (n_rows == 0) return cudaSuccess;
+  const int64_t program_bytes = bytes_of_program(n_code, n_plan);
+  if (workspace_bytes < program_bytes + choice.workspace_bytes || !is_aligned(workspace) ||
+      !is_aligned(weights))
+    return cudaErrorInvalidValue;
+  const OnDevice guard(device);
+  GENPOLICY_TRY(guard.error());
+  const auto queue = static_cast<cudaStream_t>(stream);
+  auto* const there = static_cast<int64_t*>(workspace);
+  GENPOLICY_TRY(cudaMemcpyAsync(there, code, n_code * 8, cudaMemcpyHostToDevice, queue));
+  GENPOLICY_TRY(cudaMemcpyAsync(there + n_code, plan, n_plan * 8, cudaMemcpyHostToDevice, queue));
+  Arguments arguments{
+      Program{there, reinterpret_cast<const double*>(there + n_code), vectors, weights},
+      inputs, seeds, out, n_rows, reinterpret_cast<float*>(there + program_bytes / 8)};
+  const bool is_bf16 = code[kHeadPrecision] == 1;
+  const Kernel kernel = is_bf16 ? kernel_of<true>(choice) : kernel_of<false>(choice);
+  const auto shared = static_cast<int>(choice.shared_bytes);
+  GENPOLICY_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  void* list[] = {&arguments};
+  return cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(choice.blocks)), dim3(kThreads), list,
+                          static_cast<size_t>(shared), queue);
+}
+
+extern "C" __attribute__((visibility("default"))) const char* genpolicy_cuda_error_name(int error) {
+  return cudaGetErrorName(static_cast<cudaError_t>(error));
+}
+
+extern "C" __attribute__((visibility("default"))) const char* genpolicy_cuda_error_text(int error) {
+  return cudaGetErrorString(static_cast<cudaError_t>(error));
+}
