@@ -17,7 +17,7 @@ Source: Mandlekar et al. 2021, arXiv 2108.03298; robomimic's documentation of it
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ class Demo:
         model_file: MuJoCo XML of the scene, or None.
         extra: further arrays of T rows, for example ``actions_abs``.
         attributes: what else is known of it, as numbers and strings.
+        filter_keys: masks that select it.
     """
 
     actions: Array
@@ -58,6 +59,7 @@ class Demo:
     model_file: str | None = None
     extra: Mapping[str, Array] = field(default_factory=dict[str, Array])
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    filter_keys: tuple[str, ...] = ()
 
 
 class RobomimicFile:
@@ -125,8 +127,8 @@ class RobomimicFile:
         offer = f"it has the filter keys {', '.join(known)}" if known else "it has no filter keys"
         if filter_key not in known:
             raise DataError(f"{self.path}: there is no filter key {filter_key!r}; {offer}")
-        chosen = {_plain(name) for name in array_at(self.handle, f"mask/{filter_key}")}
-        missing = sorted(str(name) for name in chosen - set(self.names))
+        chosen = self._mask(filter_key)
+        missing = sorted(chosen - set(self.names))
         if missing:
             raise DataError(
                 f"{self.path}: the filter key {filter_key!r} names {missing[0]!r} "
@@ -135,6 +137,9 @@ class RobomimicFile:
         if not chosen:
             raise DataError(f"{self.path}: the filter key {filter_key!r} selects nothing; {offer}")
         return tuple(name for name in self.names if name in chosen)
+
+    def _mask(self, filter_key: str) -> set[str]:
+        return {str(_plain(name)) for name in array_at(self.handle, f"mask/{filter_key}")}
 
     def group(self, name: str) -> Any:
         """Return the group of one demonstration."""
@@ -205,6 +210,7 @@ class RobomimicFile:
             model_file=attributes.pop("model_file", None),
             extra=arrays,
             attributes=attributes,
+            filter_keys=tuple(k for k in self.filter_keys() if name in self._mask(k)),
         )
 
 
@@ -225,7 +231,6 @@ def write_robomimic(
     demos: Iterable[Demo],
     *,
     env_args: Mapping[str, Any] | None,
-    masks: Mapping[str, Sequence[int]] | None = None,
     source: DataSource | None = None,
 ) -> Path:
     """Write a file atomically, with checksums; the same demonstrations give the same bytes.
@@ -234,7 +239,6 @@ def write_robomimic(
         path: target; readers never see a partial file.
         demos: at least one; they are written one by one, so they need not fit into memory together.
         env_args: recipe of the environment, as robomimic stores it; None stores none.
-        masks: numbers of demonstrations by filter key.
         source: its kind and details (numbers and strings) become attributes of ``data``, from which
             ``read_robomimic`` has them back.
 
@@ -242,14 +246,16 @@ def write_robomimic(
         The path.
 
     Raises:
-        DataError: when there is no demonstration, arrays differ in length, or a mask names one that
-            does not exist.
+        DataError: when there is no demonstration, or arrays differ in length.
     """
     target = Path(path)
     with publish_file(target) as stage, hdf5_library().File(stage, "w") as handle:
         data = handle.create_group("data")
         total = n_demos = 0
+        masks: dict[str, list[str]] = {}
         for demo in demos:
+            for key in demo.filter_keys:
+                masks.setdefault(key, []).append(f"demo_{n_demos}")
             _write_demo(data.create_group(f"demo_{n_demos}"), demo)
             total += len(demo.actions)
             n_demos += 1
@@ -261,14 +267,8 @@ def write_robomimic(
         if source is not None:
             for key, value in {"kind": source.kind, "task": source.name, **source.details}.items():
                 data.attrs[key] = value
-        for key, numbers in (masks or {}).items():
-            if numbers and not 0 <= min(numbers) <= max(numbers) < n_demos:
-                raise DataError(
-                    f"{target}: mask {key!r} names {min(numbers)} to {max(numbers)}, there are "
-                    f"0 to {n_demos - 1}; nothing was written"
-                )
-            chosen = np.array([f"demo_{i}" for i in numbers], dtype="S")
-            handle.create_dataset(f"mask/{key}", data=chosen)
+        for key, chosen in masks.items():
+            handle.create_dataset(f"mask/{key}", data=np.array(chosen, dtype="S"))
     return target
 
 

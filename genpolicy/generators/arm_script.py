@@ -55,8 +55,23 @@ def turned(rotation: np.ndarray, yaw_rad: float) -> np.ndarray:
     return matrix_of_axis_angle(np.array([0.0, 0.0, yaw_rad])) @ rotation
 
 
+def _heading(axis: np.ndarray) -> float:
+    """Return the angle of a direction seen from above, in radians."""
+    return float(np.arctan2(axis[1], axis[0]))
+
+
+def _pointing_down(rotation: np.ndarray) -> np.ndarray:
+    """Return the orientation of a hand that points straight down, with the same heading."""
+    x = np.array([rotation[0, 0], rotation[1, 0], 0.0])
+    x /= np.linalg.norm(x)
+    z = np.array([0.0, 0.0, -1.0])
+    return np.stack([x, np.cross(z, x), z], axis=1)
+
+
 class ArmScript:
     """What a script can see and do; experts are built on it.
+
+    ``down`` is the orientation that points straight down with the heading of the start.
 
     Args:
         env: an environment that was just reset.
@@ -66,7 +81,7 @@ class ArmScript:
         self.env = env
         robot = env.simulator.robots[0]
         self._controller: Any = robot.part_controllers["right"]
-        self.start_rotation = self.rotation
+        self.down = _pointing_down(self.rotation)
 
     @property
     def sim(self) -> Any:
@@ -80,7 +95,7 @@ class ArmScript:
 
     @property
     def rotation(self) -> np.ndarray:
-        """Orientation of the hand as a matrix; its y axis is the one along which fingers move."""
+        """Orientation of the hand as a matrix; the fingers move along its x axis."""
         return np.array(self.sim.data.get_site_xmat(self._controller.ref_name)).reshape(3, 3)
 
     @property
@@ -96,6 +111,12 @@ class ArmScript:
     def body_rotation(self, body: int) -> np.ndarray:
         """Orientation of a body as a matrix."""
         return np.array(self.sim.data.body_xmat[body]).reshape(3, 3)
+
+    @property
+    def yaw(self) -> float:
+        """Turn of the hand from ``down`` about the vertical axis, in radians."""
+        angle = _heading(self.rotation[:, 0]) - _heading(self.down[:, 0])
+        return float((angle + np.pi) % (2 * np.pi) - np.pi)
 
     def action(self, command: Command) -> np.ndarray:
         """Return the action (1) without noise, ``(7,)`` in [-1, 1]."""
@@ -135,15 +156,14 @@ class ArmScript:
                 return
 
     def grasp_yaw(self, axis: np.ndarray, *, symmetry: int, rank: int) -> float:
-        """Return the turn from the starting orientation that lays the fingers across an axis.
+        """Return the turn from ``down`` that lays the fingers across an axis.
 
         Args:
             axis: horizontal direction ``(3,)`` along which the fingers should move.
             symmetry: how many equal turns of it are as good: 2 for a bar, 4 for a square.
             rank: which of them: 0 for the smallest turn, 1 for the next.
         """
-        fingers = self.start_rotation[:, 1]
-        angle = np.arctan2(axis[1], axis[0]) - np.arctan2(fingers[1], fingers[0])
+        angle = _heading(axis) - _heading(self.down[:, 0])
         turns = angle + 2 * np.pi * np.arange(symmetry) / symmetry
         turns = (turns + np.pi) % (2 * np.pi) - np.pi
         return float(turns[np.argsort(np.abs(turns))[rank]])

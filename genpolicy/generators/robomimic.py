@@ -7,14 +7,19 @@ result.
 
 Noise is Gaussian on the six motion entries of an action, where the expert's script allows it, and
 the actions in the file are those that were executed, noise included, so that they replay. The mask
-``strategy_NAME`` selects the demonstrations of one strategy, ``train`` and ``valid`` nine of ten and
-the tenth.
+``strategy_NAME`` selects the demonstrations of one strategy, ``train`` nine of ten and ``valid`` the
+tenth.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
+import multiprocessing
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +28,15 @@ import numpy as np
 from tqdm import tqdm
 
 from genpolicy.envs.registry import env_entry
-from genpolicy.errors import UsageError, nearest
+from genpolicy.envs.robomimic import RobomimicEnv
+from genpolicy.errors import SimulatorError, UsageError, nearest
 from genpolicy.generators.robosuite_experts import expert_of
 from genpolicy.robomimic_tasks import robomimic_task
 
 __all__ = ["make_robomimic"]
+
+_FAILURES = 3
+"""Attempts that may fail for one that succeeds."""
 
 _EXTRA_OBS = ("robot0_gripper_qvel", "robot0_joint_pos", "robot0_joint_vel")
 
@@ -106,25 +115,31 @@ def make_robomimic(
     from genpolicy.data.robomimic_file import Demo, write_robomimic
 
     versions = {"genpolicy": __version__, "numpy": np.__version__, **env_entry(task).versions()}
-    kept: list[tuple[int, str]] = []
-    n_attempts = 0
 
     def demos() -> Iterator[Demo]:
-        nonlocal n_attempts
+        n_kept = n_failed = 0
         with tqdm(total=n_demos, unit="demo", desc=task, disable=not progress) as bar:
             for attempt in _attempts(settings, seed, n_demos, n_workers):
-                n_attempts += 1
                 if not attempt.is_success:
-                    bar.set_postfix(failed=n_attempts - len(kept))
+                    n_failed += 1
+                    bar.set_postfix(failed=n_failed)
+                    if n_failed > _FAILURES * (n_kept + 10):
+                        raise SimulatorError(
+                            f"the expert of {task} failed {n_failed} times and succeeded "
+                            f"{n_kept} times; lower noise_std or raise max_steps"
+                        )
                     continue
-                kept.append((attempt.seed, attempt.strategy))
+                split = "valid" if n_kept % 10 == 9 else "train"
+                yield Demo(
+                    **attempt.arrays,
+                    attributes={"seed": str(attempt.seed), "strategy": attempt.strategy},
+                    filter_keys=(split, f"strategy_{attempt.strategy}"),
+                )
+                n_kept += 1
                 bar.update()
-                attributes = {"seed": attempt.seed, "strategy": attempt.strategy}
-                yield Demo(**attempt.arrays, attributes=attributes)
-                if len(kept) == n_demos:
+                if n_kept == n_demos:
                     return
 
-    masks: dict[str, list[int]] = _LateMasks(kept, n_demos)
     details = {
         "generator": "genpolicy.generators.make_robomimic",
         "seed": int(seed),
@@ -137,6 +152,87 @@ def make_robomimic(
         path,
         demos(),
         env_args=robomimic_task(name).env_args(version=versions["robosuite"]),
-        masks=masks,
         source=DataSource(name=task, kind="generated", path=str(path), details=details),
     )
+
+
+def _attempts(settings: _Settings, seed: int, n_demos: int, n_workers: int) -> Iterator[_Attempt]:
+    """Yield attempts in the order of their numbers, without end."""
+    from genpolicy.seeding import derive_seed
+
+    task = f"robomimic/{settings.task}"
+    jobs = ((settings, derive_seed(seed, task, i)) for i in itertools.count())
+    n_workers = min(n_workers, n_demos)
+    if n_workers == 1:
+        yield from map(_attempt, jobs)
+        return
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+        running: deque[Future[_Attempt]] = deque()
+        try:
+            while True:
+                while len(running) < 2 * n_workers:
+                    running.append(pool.submit(_attempt, next(jobs)))
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+@functools.lru_cache(maxsize=1)
+def _environment(task: str, images: bool, max_steps: int) -> RobomimicEnv:
+    """Return this process's environment; a reset makes it forget what it did before."""
+    known = robomimic_task(task)
+    keys = (*known.low_dim_keys, *_EXTRA_OBS)
+    if images:
+        keys = (*keys, *(key for key in known.image_keys if key not in keys))
+    return RobomimicEnv(task=task, obs_keys=keys, max_steps=max_steps)
+
+
+def _attempt(job: tuple[_Settings, int]) -> _Attempt:
+    """Run one episode: a pure function of the settings and a seed."""
+    settings, seed = job
+    rng = np.random.default_rng(seed)
+    env = _environment(settings.task, settings.images, settings.max_steps)
+    strategy = settings.strategies[rng.integers(len(settings.strategies))]
+    obs, _ = env.reset(seed=seed)
+    model = _portable(env.model_xml)
+    expert = expert_of(settings.task)(env, strategy=strategy, rng=rng)
+    rows: dict[str, list[Any]] = {name: [] for name in ("actions", "states", "rewards", "abs")}
+    seen = [obs]
+    is_success = False
+    for command in expert.script():
+        rows["states"].append(env.simulator_state)
+        action = expert.arm.action(command)
+        action[:-1] += settings.noise_std * command.noise * rng.standard_normal(len(action) - 1)
+        action = np.clip(action, -1.0, 1.0)
+        obs, reward, is_success, is_cut, _ = env.step(action)
+        rows["actions"].append(action)
+        rows["rewards"].append(reward)
+        rows["abs"].append(env.goal_pose())
+        seen.append(obs)
+        if is_success or is_cut:
+            break
+    if not is_success:
+        return _Attempt(seed, strategy, False, {})
+    dones = np.zeros(len(rows["actions"]), np.int64)
+    dones[-1] = 1
+    arrays = {
+        "actions": np.stack(rows["actions"]),
+        "states": np.stack(rows["states"]),
+        "rewards": np.array(rows["rewards"]),
+        "dones": dones,
+        "obs": {key: np.stack([o[key] for o in seen[:-1]]) for key in obs},
+        "next_obs": {key: np.stack([o[key] for o in seen[1:]]) for key in obs},
+        "model_file": model,
+        "extra": {"actions_abs": np.stack(rows["abs"])},
+    }
+    return _Attempt(seed, strategy, True, arrays)
+
+
+def _portable(xml: str) -> str:
+    """Return a scene's XML with asset paths that begin at the folder of robosuite."""
+    import robosuite
+
+    return xml.replace(f"{Path(robosuite.__file__).parents[1]}/", "")

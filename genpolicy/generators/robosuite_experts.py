@@ -80,7 +80,7 @@ class LiftExpert(Expert):
     def script(self) -> Script:
         arm, body = self.arm, self.task.cube_body_id
         yaw = arm.grasp_yaw(arm.body_rotation(body)[:, 0], symmetry=4, rank=self.rank)
-        hand = turned(arm.start_rotation, yaw)
+        hand = turned(arm.down, yaw)
         above = np.array([0.0, 0.0, 0.06]) + self.rng.uniform(-0.01, 0.01, 3)
         way = self.sideways(arm.position, arm.body_position(body) + above)
         yield from arm.move(lambda: way, lambda: hand, OPEN, within_m=0.03, within_rad=0.5)
@@ -106,7 +106,7 @@ class CanExpert(Expert):
         # A can looks alike from everywhere: the grasp is a quarter turn to either side of the bar
         # through the hand, or none.
         yaw = float(self.rng.uniform(-0.3, 0.3)) + (0.9 if self.rank else 0.0)
-        hand = turned(arm.start_rotation, yaw)
+        hand = turned(arm.down, yaw)
         above = np.array([0.0, 0.0, 0.10]) + self.rng.uniform(-0.01, 0.01, 3)
         grasp = np.array([0.0, 0.0, 0.02 + float(self.rng.uniform(-0.005, 0.01))])
         yield from arm.move(
@@ -148,7 +148,7 @@ class SquareExpert(Expert):
             return np.array(self.task.sim.data.site_xpos[handle])
 
         yaw = arm.grasp_yaw(arm.body_rotation(body)[:, 1], symmetry=2, rank=0)
-        hand = turned(arm.start_rotation, yaw)
+        hand = turned(arm.down, yaw)
         above = np.array([0.0, 0.0, 0.07]) + self.rng.uniform(-0.01, 0.01, 3)
         yield from arm.move(lambda: handle_position() + above, lambda: hand, OPEN, within_m=0.015)
         yield from arm.move(handle_position, lambda: hand, OPEN, within_m=0.006, noise=0.3)
@@ -156,11 +156,14 @@ class SquareExpert(Expert):
         lifted = np.array([*arm.position[:2], peg[2] + 0.2])
         yield from arm.move(lambda: lifted, lambda: hand, CLOSED, within_m=0.03)
 
-        # The nut fits after every quarter turn; the hand takes the shortest, or the next one.
+        # The nut fits after every quarter turn. With the handle on the far side of the peg the hand
+        # would be out of the arm's reach; of the others it takes the shortest or the next one.
         axis = arm.body_rotation(body)[:, 0]
         edge = arm.body_rotation(self.task.peg1_body_id)[:, 0]
-        angle = np.arctan2(edge[1], edge[0]) - np.arctan2(axis[1], axis[0])
+        heading = np.arctan2(axis[1], axis[0])
+        angle = np.arctan2(edge[1], edge[0]) - heading
         turns = (angle + np.pi / 2 * np.arange(4) + np.pi) % (2 * np.pi) - np.pi
+        turns = turns[np.cos(heading + turns) < 0.5]
         total = (yaw + turns + np.pi) % (2 * np.pi) - np.pi  # of the hand, from its start
         turn = float(turns[np.argsort(np.abs(total))[self.rank]])
         final = turned(hand, turn)
@@ -175,7 +178,7 @@ class SquareExpert(Expert):
             now = arm.body_rotation(body)[:, 0]
             off = (np.arctan2(edge[1], edge[0]) - np.arctan2(now[1], now[0])) % (np.pi / 2)
             off = off - np.pi / 2 if off > np.pi / 4 else off
-            return turned(arm.rotation, off) if abs(off) < 0.3 else final
+            return turned(arm.down, arm.yaw + off) if abs(off) < 0.3 else final
 
         way = self.sideways(arm.position, np.array([*peg[:2], lifted[2]]))
         yield from arm.move(
@@ -223,7 +226,7 @@ class StackExpert(Expert):
     def script(self) -> Script:
         arm, body, base = self.arm, self.task.cubeA_body_id, self.task.cubeB_body_id
         yaw = arm.grasp_yaw(arm.body_rotation(body)[:, 0], symmetry=4, rank=self.rank)
-        hand = turned(arm.start_rotation, yaw)
+        hand = turned(arm.down, yaw)
         above = np.array([0.0, 0.0, 0.07]) + self.rng.uniform(-0.01, 0.01, 3)
         yield from arm.move(
             lambda: arm.body_position(body) + above, lambda: hand, OPEN, within_m=0.015

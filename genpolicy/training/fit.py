@@ -218,6 +218,7 @@ def _card(
             "fingerprint": data.fingerprint,
             "n_episodes": len(data.episodes.episode_ends),
             "n_steps": len(data.episodes.actions),
+            "env": dict(source.env),
         },
         training={
             "name": config["name"],
