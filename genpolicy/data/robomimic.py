@@ -2,10 +2,10 @@
 
 A demonstration is an episode. Its last row is ``terminated`` when ``dones`` and, where there are
 rewards, the reward say that the task was solved there, and otherwise ``truncated``; earlier
-``dones`` do not cut a demonstration. Where ``next_obs`` is stored, its last row becomes ``final_obs``.
-Masks
-(``filter_key``), rewards, dones, next observations and ``env_args`` may be missing; without
-``env_args`` a policy that is trained on the data is evaluated in the task's standard environment.
+``dones`` do not cut a demonstration. Where ``next_obs`` is stored, its last row becomes
+``final_obs``. Masks (``filter_key``), rewards, dones, next observations and ``env_args`` may be
+missing; without ``env_args`` a policy that is trained on the data is evaluated in the task's
+standard environment.
 
 Actions are those that were recorded, or with ``actions="absolute_6d"`` the poses that they aim at:
 position (m), rotation as six numbers, gripper, ten entries for each arm, as Diffusion Policy uses

@@ -36,6 +36,7 @@ class EnvEntry:
         packages: distributions whose versions decide the numbers.
         d4rl_name: environment whose reference returns normalise the return; None without such.
         note: how a number from this task compares with published ones.
+        steps_per_second: control steps in a second of simulated time, for videos.
         extra: the extra that installs the simulator.
     """
 
@@ -47,6 +48,7 @@ class EnvEntry:
     packages: tuple[str, ...]
     d4rl_name: str | None
     note: str
+    steps_per_second: float
     extra: str = "sim"
 
     def score(self, episode_return: float) -> float | None:
@@ -105,6 +107,7 @@ def _entries() -> Mapping[str, EnvEntry]:
             packages=("gymnasium", "mujoco"),
             d4rl_name=maze.d4rl_name,
             note="D4RL's task and geometry on current MuJoCo; scores above 100 are ordinary",
+            steps_per_second=100.0,
         )
         for task, maze in MAZES.items()
     ]
@@ -118,6 +121,7 @@ def _entries() -> Mapping[str, EnvEntry]:
             packages=("gymnasium", "gym-pusht", "pymunk", "shapely", "pygame"),
             d4rl_name=None,
             note="Diffusion Policy's protocol and start states; its score is max_reward",
+            steps_per_second=10.0,
         )
         for task, obs in (
             ("pusht", "keypoints"),
@@ -137,6 +141,7 @@ def _entries() -> Mapping[str, EnvEntry]:
             d4rl_name=None,
             note="robomimic's protocol on current robosuite and MuJoCo; published success rates "
             "are of older releases and other data",
+            steps_per_second=20.0,
             extra="robosuite",
         )
         for task in ROBOMIMIC_TASKS.values()

@@ -1,8 +1,8 @@
 """Off-screen rendering with MuJoCo: which OpenGL answers, and one camera's pictures.
 
-MuJoCo decides by the environment variable ``MUJOCO_GL`` when it first renders, and cannot change its
-mind afterwards. Where it is not set, EGL is tried and then OSMesa, in a child process each, and the
-first that works is set for this process and those it starts.
+MuJoCo decides by the environment variable ``MUJOCO_GL`` when it first renders, and cannot change
+its mind afterwards. Where it is not set, EGL is tried and then OSMesa, in a child process each, and
+the first that works is set for this process and those it starts.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class RobomimicEnv(SeededEnv):
     """One robosuite task.
 
     Observations, float32 unless said: ``object`` (poses of the objects and relative to the hand),
-    ``robot0_eef_pos`` (3,) in m, ``robot0_eef_quat`` (4,) x y z w, ``robot0_gripper_qpos`` (2,), the
-    same of ``robot1`` where there are two arms; for each camera ``CAMERA_image``
+    ``robot0_eef_pos`` (3,) in m, ``robot0_eef_quat`` (4,) x y z w, ``robot0_gripper_qpos`` (2,),
+    the same of ``robot1`` where there are two arms; for each camera ``CAMERA_image``
     ``(size, size, 3)`` uint8; any other observation of robosuite's by name.
 
     ``reset`` takes the options ``state``, a recorded simulator state, and ``model``, the XML text
@@ -227,6 +227,11 @@ class RobomimicEnv(SeededEnv):
         self._sim.sim.set_state_from_flattened(state)
         self._sim.sim.forward()
         self._sim.update_state()
+        # The controllers pull the joints that the hand leaves free towards where they started.
+        for robot in self._sim.robots:
+            joints = self._sim.sim.data.qpos[robot._ref_arm_joint_pos_indexes]
+            for arm in robot.arms:
+                robot.part_controllers[arm].update_initial_joints(np.array(joints))
         # Twice: robosuite's poses relative to the hand use the hand's pose of the call before.
         self._sim._get_observations(force_update=True)
         self._sim._get_observations(force_update=True)

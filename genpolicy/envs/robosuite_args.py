@@ -1,4 +1,6 @@
-"""A file's recipe of a robosuite environment (``env_args``), brought to robosuite 1.5; no simulator.
+"""A file's recipe of a robosuite environment (``env_args``), brought to robosuite 1.5.
+
+Importing this module loads no simulator.
 
 What releases before 1.5 wrote differs in these points, which ``modern_env_args`` converts:
 
