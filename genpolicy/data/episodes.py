@@ -262,7 +262,7 @@ class Episodes:
             truncated=self.truncated[rows],
             episode_ends=np.cumsum(self.lengths[ids], dtype=np.int64),
             final_obs=None if final is None else {key: value[ids] for key, value in final.items()},
-            names=None if self.names is None else tuple(self.names[e] for e in ids),
+            names=None if self.names is None else tuple(self.names[int(e)] for e in ids),
         )
 
     def validate(self, *, on_nan: OnNan = "error") -> Episodes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,9 @@ class LazyRows:
 def rows_from(values: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
     """Return ``values[rows]``, which stays lazy where ``values`` is."""
     lazy: Any = values
-    return lazy.select(rows) if isinstance(lazy, LazyRows) else values[rows]
+    if isinstance(lazy, LazyRows):
+        return cast("NDArray[Any]", lazy.select(rows))
+    return values[rows]
 
 
 def blocks_of(values: NDArray[Any]) -> Iterator[NDArray[Any]]:

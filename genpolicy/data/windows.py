@@ -199,6 +199,6 @@ def _tensor(value: Any) -> Tensor | LazyRows:
 def _take(values: Tensor | LazyRows, rows: Tensor) -> Tensor:
     """Return ``values[rows]``; index_select is several times faster than indexing with 2-D rows."""
     if isinstance(values, LazyRows):
-        return torch.from_numpy(values[rows.numpy()])
+        return torch.as_tensor(values[rows.numpy()])
     flat = values.index_select(0, rows.reshape(-1))
     return flat.view(*rows.shape, *values.shape[1:])

@@ -8,6 +8,7 @@ the first that works is set for this process and those it starts.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -100,8 +101,7 @@ class CameraRenderer:
 
     def __init__(self, model: Any, *, size: int) -> None:
         choose_gl()
-        import mujoco
-
+        mujoco: Any = importlib.import_module("mujoco")
         self.model, self.size = model, size
         # robosuite's scenes keep collision shapes in group 0 and what is to be seen in group 1.
         self._option = mujoco.MjvOption()

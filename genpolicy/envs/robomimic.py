@@ -305,7 +305,7 @@ def _space_of(value: np.ndarray) -> gymnasium.spaces.Box:
 def _legacy_random(seed: int) -> Iterator[None]:
     """Seed numpy's global generator, which robosuite draws from, and put it back afterwards."""
     before = np.random.get_state()  # noqa: NPY002 - robosuite's, kept as found
-    spread = np.random.MT19937(np.random.SeedSequence(seed)).state
+    spread: Any = np.random.MT19937(np.random.SeedSequence(seed)).state
     try:
         np.random.set_state(spread)  # noqa: NPY002
         yield

@@ -1,8 +1,8 @@
 """Evaluating a policy in the environment that its training data was recorded in.
 
-A data set may say how its environment differs from the task's standard one (``DataSource.env``); the
-checkpoint keeps it. robosuite's files hold the whole recipe (``env_args``): an arm that is driven by
-another controller, or a simulator of another release, is another task.
+A data set may say how its environment differs from the task's standard one (``DataSource.env``);
+the checkpoint keeps it. robosuite's files hold the whole recipe (``env_args``): an arm that is
+driven by another controller, or a simulator of another release, is another task.
 """
 
 from __future__ import annotations

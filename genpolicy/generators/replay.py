@@ -1,8 +1,8 @@
 """Open-loop replay of recorded demonstrations: do the actions still solve the task?
 
 An episode starts in the first recorded state, in the recorded scene where the file has it, and
-executes the recorded actions. Contacts are chaotic, so another release of the simulator, or one that
-was recorded at another rate, loses some; a controller that was restored wrongly loses nearly all.
+executes the recorded actions. Contacts are chaotic, so another release of the simulator loses some;
+a controller that was restored wrongly loses nearly all.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ result.
 
 Noise is Gaussian on the six motion entries of an action, where the expert's script allows it, and
 the actions in the file are those that were executed, noise included, so that they replay. The mask
-``strategy_NAME`` selects the demonstrations of one strategy, ``train`` nine of ten and ``valid`` the
-tenth.
+``strategy_NAME`` selects the demonstrations of one strategy, ``train`` nine of ten and ``valid``
+the tenth.
 """
 
 from __future__ import annotations

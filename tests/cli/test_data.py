@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genpolicy.cli.data import _number
+from genpolicy.cli.arguments import setting_of as _number
 from genpolicy.cli.main import main
 from genpolicy.data.d4rl import write_d4rl
 from genpolicy.data.episodes import DataSource
