@@ -51,6 +51,8 @@ class DatasetEntry:
     @property
     def hint(self) -> str:
         """How to get the data set, in one line."""
+        if not self.can_generate and not self.urls:
+            return f"data.path=FILE, or put it below GENPOLICY_DATA as {self.local_files[0]}"
         ways = [f"genpolicy data make {self.name}"] if self.can_generate else []
         if self.urls:
             ways.append(f"genpolicy data get {self.name}")
