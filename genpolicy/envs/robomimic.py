@@ -232,8 +232,11 @@ class RobomimicEnv(SeededEnv):
             joints = self._sim.sim.data.qpos[robot._ref_arm_joint_pos_indexes]
             for arm in robot.arms:
                 robot.part_controllers[arm].update_initial_joints(np.array(joints))
-        # Twice: robosuite's poses relative to the hand use the hand's pose of the call before.
+        # Twice: robosuite's poses relative to the hand use the hand's pose of the call before. A
+        # forced reading also moves the moment at which sensors are read next, so start it anew.
         self._sim._get_observations(force_update=True)
+        for observable in self._sim._observables.values():
+            observable.reset()
         self._sim._get_observations(force_update=True)
 
     def _advance(self, action: np.ndarray) -> tuple[float, bool]:

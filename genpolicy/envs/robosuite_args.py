@@ -148,4 +148,5 @@ def _modern_controller(config: Mapping[str, Any]) -> dict[str, Any]:
             if old in part:
                 part.setdefault(new, part.pop(old))
         part.setdefault("gripper", {"type": "GRIP"})
+        part.setdefault("interpolation", None)
     return found

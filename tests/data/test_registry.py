@@ -214,5 +214,5 @@ def test_published_files_of_one_name_are_told_apart_by_their_folders(tmp_path, m
     newer.parent.mkdir(parents=True)
     newer.touch()
     assert find_dataset("robomimic/can_ph") == newer
-    with pytest.raises(DataError, match="GENPOLICY_OFFLINE is set, .*robomimic_datasets/resolve"):
+    with pytest.raises(DataError, match=r"GENPOLICY_OFFLINE is set, .*robomimic_datasets/resolve"):
         get_dataset("robomimic/square_ph")

@@ -53,6 +53,7 @@ def test_an_old_controller_becomes_the_robots():
     assert (arm["damping_ratio"], arm["damping_ratio_limits"]) == (1, [0, 10])
     assert not {"damping", "damping_limits", "control_delta"} & set(arm)
     assert arm["gripper"] == {"type": "GRIP"}
+    assert arm["interpolation"] is None  # robosuite 1.5 asks for it
     assert new["env_kwargs"]["lite_physics"] is False
     assert modern_env_args(new) == new
 
