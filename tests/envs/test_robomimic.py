@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 
 from genpolicy.envs import make_env, make_vector_env
 from genpolicy.errors import SimulatorError, UsageError
+from genpolicy.evaluation import evaluate
+from genpolicy.evaluation.task import EvaluationTask
 from genpolicy.robomimic_tasks import ROBOMIMIC_TASKS, robomimic_task
 from genpolicy.rotations import pose_to_six
+from genpolicy.shapes import TaskSpec
 
 pytestmark = [
     pytest.mark.sim,
@@ -196,3 +201,41 @@ def test_images_are_upright_and_decided_by_the_seed(monkeypatch):
     assert image[-12:].mean() > image[:12].mean()
     assert env.render().shape == (256, 256, 3)
     env.close()
+
+
+class _KillsAWorker:
+    """A policy of small fixed actions that kills a worker when it is asked for the third time."""
+
+    def __init__(self, spec, *, kills):
+        self.spec, self.n_calls, self.kills = spec, 0, kills
+
+    def sample(self, obs, *, seeds=None):
+        self.n_calls += 1
+        if self.kills and self.n_calls == 3:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        rows = [np.random.default_rng(seed).uniform(-0.3, 0.3, (4, 7)) for seed in seeds]
+        return torch.as_tensor(np.stack(rows), dtype=torch.float32)
+
+
+def test_an_evaluation_with_workers_and_a_crash_equals_a_serial_one():
+    task = EvaluationTask.named("robomimic/lift", max_steps=10)
+    keys = robomimic_task("lift").low_dim_keys
+    shapes = dict(zip(keys, [(10,), (3,), (4,), (2,)], strict=True))
+    spec = TaskSpec(
+        task="robomimic/lift",
+        obs_shapes=shapes,
+        action_dim=7,
+        n_obs_steps=1,
+        horizon=4,
+        n_action_steps=4,
+    )
+    serial = evaluate(_KillsAWorker(spec, kills=False), task, seeds=range(3), n_envs=1)
+    parallel = evaluate(
+        _KillsAWorker(spec, kills=True), task, seeds=range(3), n_envs=2, workers=True
+    )
+    assert parallel.n_restarts == 1
+    assert [record.seed for record in parallel.records] == [0, 1, 2]
+    assert parallel.records == serial.records
+    wrong = TaskSpec.from_json({**spec.to_json(), "action_dim": 10})
+    with pytest.raises(UsageError, match=r"10 entries for the policy and shape \(7,\)"):
+        evaluate(_KillsAWorker(wrong, kills=False), task, seeds=range(1))
