@@ -1,8 +1,8 @@
 """Off-screen rendering with MuJoCo: which OpenGL answers, and one camera's pictures.
 
-MuJoCo decides by the environment variable ``MUJOCO_GL`` when it first renders, and cannot change
-its mind afterwards. Where it is not set, EGL is tried and then OSMesa, in a child process each, and
-the first that works is set for this process and those it starts.
+MuJoCo decides by the environment variable ``MUJOCO_GL`` when it is imported. Where that is not set,
+EGL is tried and then OSMesa, in a child process each; the first that works is set for this process
+and those it starts, and used even where MuJoCo was imported before.
 """
 
 from __future__ import annotations
@@ -100,8 +100,12 @@ class CameraRenderer:
     """
 
     def __init__(self, model: Any, *, size: int) -> None:
-        choose_gl()
+        chosen = choose_gl()
         mujoco: Any = importlib.import_module("mujoco")
+        if chosen in GL_PACKAGES:
+            # MuJoCo read the variable when it was imported, which may be before it was set.
+            contexts: Any = sys.modules[mujoco.Renderer.__module__]
+            contexts.gl_context.GLContext = importlib.import_module(f"mujoco.{chosen}").GLContext
         self.model, self.size = model, size
         # robosuite's scenes keep collision shapes in group 0 and what is to be seen in group 1.
         self._option = mujoco.MjvOption()

@@ -13,6 +13,7 @@ the tenth.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import json
@@ -187,7 +188,9 @@ def _environment(task: str, images: bool, max_steps: int) -> RobomimicEnv:
     keys = (*known.low_dim_keys, *_EXTRA_OBS)
     if images:
         keys = (*keys, *(key for key in known.image_keys if key not in keys))
-    return RobomimicEnv(task=task, obs_keys=keys, max_steps=max_steps)
+    env = RobomimicEnv(task=task, obs_keys=keys, max_steps=max_steps)
+    atexit.register(env.close)  # before the libraries that it draws with are gone
+    return env
 
 
 def _attempt(job: tuple[_Settings, int]) -> _Attempt:

@@ -262,7 +262,12 @@ class StackExpert(Expert):
 
 
 EXPERTS: Mapping[str, type[Expert]] = MappingProxyType(
-    {"lift": LiftExpert, "can": CanExpert, "square": SquareExpert, "stack": StackExpert}
+    {
+        "lift": LiftExpert,
+        "can": CanExpert,
+        "square": SquareExpert,
+        "stack": StackExpert,
+    }
 )
 """The expert of each task that has one."""
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 import tracemalloc
-from importlib.util import find_spec
 
 import h5py
 import numpy as np
@@ -366,57 +363,3 @@ def test_the_check_reports_what_is_there(path):
     report = check_robomimic(path)
     assert report.constant["actions"] == [4]
     assert any("12 steps have entries outside" in note for note in report.notes)
-
-
-READ_WITH_ROBOMIMIC = """
-import sys, numpy as np
-import robomimic.utils.obs_utils as obs_utils
-from robomimic.utils.dataset import SequenceDataset
-obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["object"], "rgb": []}})
-data = SequenceDataset(
-    hdf5_path=sys.argv[1], obs_keys=["object"], dataset_keys=["actions", "rewards", "dones"],
-    seq_length=1, frame_stack=1, hdf5_cache_mode="all", load_next_obs=True,
-    filter_by_attribute=sys.argv[2],
-)
-items = [data[i] for i in range(len(data))]
-np.savez(
-    sys.argv[3], actions=np.concatenate([i["actions"] for i in items]),
-    object=np.concatenate([i["obs"]["object"] for i in items]),
-    next_object=np.concatenate([i["next_obs"]["object"] for i in items]),
-)
-"""
-
-
-@pytest.mark.skipif(find_spec("robomimic") is None, reason="needs the [robomimic] extra")
-def test_robomimics_own_reader_opens_our_files(tmp_path):
-    demos = [
-        Demo(
-            actions=rows(i)["actions"],
-            obs={"object": rows(i)["obs/object"]},
-            next_obs={"object": rows(i)["next_obs/object"]},
-            states=rows(i)["states"],
-            rewards=rows(i)["rewards"],
-            dones=rows(i)["dones"],
-            filter_keys=("train",) if i != 1 else (),
-        )
-        for i in range(3)
-    ]
-    ours = write_robomimic(tmp_path / "ours.hdf5", demos, env_args=ENV_ARGS)
-    theirs = put(tmp_path / "theirs.hdf5")  # the layout of robomimic's documentation
-    for file in (ours, theirs):
-        out = tmp_path / f"{file.stem}.npz"
-        done = subprocess.run(
-            [sys.executable, "-c", READ_WITH_ROBOMIMIC, str(file), "train", str(out)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        read = np.load(out)
-        episodes = read_robomimic(file, filter_key="train", obs_keys=["object"])
-        np.testing.assert_allclose(read["actions"], episodes.actions, atol=1e-6)
-        np.testing.assert_allclose(read["object"], episodes.obs["object"], atol=1e-6)
-        last = episodes.episode_ends - 1
-        np.testing.assert_allclose(
-            read["next_object"][last], episodes.final_obs["object"], atol=1e-6
-        )

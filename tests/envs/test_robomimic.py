@@ -186,7 +186,9 @@ def test_a_killed_worker_is_a_simulator_error_and_new_ones_repeat_the_episode():
 def test_images_are_upright_and_decided_by_the_seed(monkeypatch):
     from genpolicy.envs.rendering import choose_gl
 
-    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):  # set by what renders, and put back
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     try:
         choose_gl()
     except SimulatorError as error:
