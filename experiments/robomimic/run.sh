@@ -24,7 +24,4 @@ report lift flow 10000
 report lift flow 5000
 train lift diffusion "${small[@]}" trainer.max_steps=6000 save.every=3000
 report lift diffusion 6000
-data can
-train can flow "${small[@]}" trainer.max_steps=8000 save.every=4000
-report can flow 8000
 python experiments/collect.py experiments/robomimic "${pairs[@]}"
