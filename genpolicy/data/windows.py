@@ -190,6 +190,13 @@ class WindowDataset:
             batch["returns"] = self._returns[rows[:, self.index.n_obs_steps - 1]]
         return batch
 
+    def actions(
+        self, index: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch horizon action"], Bool[Tensor, "batch horizon"]]:
+        """Return the actions of windows alone, and which of them are no repetitions."""
+        rows, mask = self.index.rows(index)
+        return _take(self._actions, rows), mask
+
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:
     """Return ``values[rows]``; index_select is several times faster than indexing with 2-D rows."""

@@ -15,7 +15,7 @@ from genpolicy.networks.residual_mlp import ResidualMLP
 from genpolicy.networks.resnet import ResNet18, SmallResNet
 from genpolicy.networks.transformer import ChiTransformer
 from genpolicy.networks.unet1d import ConditionalUnet1D
-from genpolicy.networks.value import ValueNetwork
+from genpolicy.networks.value import QNetwork, ValueNetwork
 from genpolicy.networks.vision import Crop, ImageEncoder, SpatialSoftmax
 from genpolicy.networks.weights import CopiedWeights, load_teacher_weights, weight_decay_groups
 
@@ -29,6 +29,7 @@ __all__ = [
     "FourierEmbedding",
     "ImageEncoder",
     "LowDimEncoder",
+    "QNetwork",
     "ResNet18",
     "ResidualMLP",
     "SinusoidalEmbedding",

@@ -21,7 +21,7 @@ from genpolicy.sampling.loop import (
     plan,
     sample,
 )
-from genpolicy.sampling.noise import NoiseSource, RowNoise
+from genpolicy.sampling.noise import DrawnNoise, NoiseSource, RowNoise
 from genpolicy.sampling.rules import (
     RULES,
     Coeffs,
@@ -50,6 +50,8 @@ __all__ = [
     "Hamiltonian",
     "Langevin",
     "MetropolisLangevin",
+
+    "DrawnNoise",
     "NoiseSource",
     "OnAccept",
     "PinMode",

@@ -30,9 +30,9 @@ def everything(transitions):
 def test_the_seven_row_toy(toy):
     batch = everything(TransitionDataset(toy))
     # Rows 4 and 6 are truncated and what came after them is unknown.
-    assert batch["obs"]["state"][:, 0].tolist() == [0, 1, 2, 3, 5]
-    assert batch["next_obs"]["state"][:, 0].tolist() == [1, 2, 2, 4, 6]
-    assert batch["action"][:, 0].tolist() == [0, 10, 20, 30, 50]
+    assert batch["obs"]["state"][:, 0, 0].tolist() == [0, 1, 2, 3, 5]
+    assert batch["next_obs"]["state"][:, 0, 0].tolist() == [1, 2, 2, 4, 6]
+    assert batch["action"][:, 0, 0].tolist() == [0, 10, 20, 30, 50]
     assert batch["reward"].tolist() == [0, 1, 2, 3, 5]
     assert batch["bootstrap"].tolist() == [1, 1, 0, 1, 1]
     assert batch["terminated"].tolist() == [False, False, True, False, False]
@@ -43,8 +43,8 @@ def test_a_known_final_observation_keeps_truncated_rows_and_they_bootstrap(make_
     final = {"state": np.array([[-7, 0], [-8, 0], [-9, 0]], np.float32)}
     toy = make_episodes([3, 2, 2], terminated=TERMINATED, final_obs=final)
     batch = everything(TransitionDataset(toy))
-    assert batch["obs"]["state"][:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert batch["next_obs"]["state"][:, 0].tolist() == [1, 2, -7, 4, -8, 6, -9]
+    assert batch["obs"]["state"][:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert batch["next_obs"]["state"][:, 0, 0].tolist() == [1, 2, -7, 4, -8, 6, -9]
     assert batch["bootstrap"].tolist() == [1, 1, 0, 1, 1, 1, 1]
     assert batch["terminated"].tolist() == TERMINATED.tolist()
     assert batch["truncated"].nonzero().flatten().tolist() == [4, 6]
@@ -52,7 +52,7 @@ def test_a_known_final_observation_keeps_truncated_rows_and_they_bootstrap(make_
 
 def test_truncation_can_be_made_an_end(toy):
     batch = everything(TransitionDataset(toy, end_at_truncation=True))
-    assert batch["obs"]["state"][:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert batch["obs"]["state"][:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert batch["bootstrap"].tolist() == [1, 1, 0, 1, 0, 1, 0]
     assert batch["terminated"].nonzero().flatten().tolist() == [2, 4, 6]
     assert batch["truncated"].nonzero().flatten().tolist() == [4, 6]
@@ -63,10 +63,10 @@ def test_no_transition_leads_into_another_episode(make_episodes):
     lengths = generator.integers(1, 9, 30)
     episodes = make_episodes(lengths.tolist(), terminated=generator.random(lengths.sum()) < 0.1)
     batch = everything(TransitionDataset(episodes))
-    step = batch["next_obs"]["state"][:, 0] - batch["obs"]["state"][:, 0]
-    of = np.searchsorted(episodes.episode_ends, batch["obs"]["state"][:, 0].numpy(), side="right")
+    step = batch["next_obs"]["state"][:, 0, 0] - batch["obs"]["state"][:, 0, 0]
+    of = np.searchsorted(episodes.episode_ends, batch["obs"]["state"][:, 0, 0].numpy(), side="right")
     next_of = np.searchsorted(
-        episodes.episode_ends, batch["next_obs"]["state"][:, 0].numpy(), side="right"
+        episodes.episode_ends, batch["next_obs"]["state"][:, 0, 0].numpy(), side="right"
     )
     assert (of == next_of).all()
     assert set(step[~batch["terminated"]].tolist()) == {1}
@@ -74,7 +74,7 @@ def test_no_transition_leads_into_another_episode(make_episodes):
 
 def test_transitions_come_in_streams(toy):
     batch = BatchStream(TransitionDataset(toy), batch_size=3, seed=0).batch(4)
-    assert batch["next_obs"]["state"].shape == (3, 2)
+    assert batch["next_obs"]["state"].shape == (3, 1, 2)
     assert batch["bootstrap"].dtype == torch.float32
 
 
@@ -133,9 +133,9 @@ def test_transitions_are_those_of_d4rl_but_for_rows_both_terminal_and_at_the_lim
     assert arrays["terminals"][extra].all()
     batch = transitions.gather(torch.as_tensor(np.searchsorted(ours, rows)))
     inside = ~arrays["terminals"][rows]
-    np.testing.assert_array_equal(batch["obs"]["state"], arrays["observations"][rows])
+    np.testing.assert_array_equal(batch["obs"]["state"][:, 0], arrays["observations"][rows])
     np.testing.assert_array_equal(
-        batch["next_obs"]["state"][inside], arrays["observations"][rows + 1][inside]
+        batch["next_obs"]["state"][inside, 0], arrays["observations"][rows + 1][inside]
     )
     np.testing.assert_array_equal(batch["terminated"], ~inside)
 
@@ -160,13 +160,13 @@ def test_transitions_are_those_of_the_d4rl_package(tmp_path, monkeypatch, has_ti
     transitions = TransitionDataset(read_d4rl(path, max_episode_steps=20))
     batch = everything(transitions)
     assert len(theirs["rewards"]) <= len(transitions) <= len(theirs["rewards"]) + 3
-    position = {tuple(row): i for i, row in enumerate(batch["obs"]["state"].tolist())}
+    position = {tuple(row): i for i, row in enumerate(batch["obs"]["state"][:, 0].tolist())}
     index = torch.tensor([position[tuple(row)] for row in theirs["observations"].tolist()])
     batch = transitions.gather(index)
-    np.testing.assert_array_equal(batch["action"], theirs["actions"])
+    np.testing.assert_array_equal(batch["action"][:, 0], theirs["actions"])
     np.testing.assert_array_equal(batch["reward"], theirs["rewards"])
     np.testing.assert_array_equal(batch["terminated"], theirs["terminals"])
     inside = ~theirs["terminals"].astype(bool)
     np.testing.assert_array_equal(
-        batch["next_obs"]["state"][inside], theirs["next_observations"][inside]
+        batch["next_obs"]["state"][inside, 0], theirs["next_observations"][inside]
     )
