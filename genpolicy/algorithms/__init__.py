@@ -7,6 +7,7 @@ from genpolicy.algorithms.consistency_bc import ConsistencyBC
 from genpolicy.algorithms.consistency_distillation import ConsistencyDistillation
 from genpolicy.algorithms.diffusion_bc import DiffusionBC
 from genpolicy.algorithms.diffusion_ql import DiffusionQL
+from genpolicy.algorithms.eda import EDA
 from genpolicy.algorithms.flow_bc import FlowBC
 from genpolicy.algorithms.fql import FQL
 from genpolicy.algorithms.idql import IDQL
@@ -16,6 +17,7 @@ from genpolicy.algorithms.trajectory_distillation import TrajectoryDistillation
 
 __all__ = [
     "AWR",
+    "EDA",
     "FQL",
     "IDQL",
     "IQL",

@@ -86,7 +86,8 @@ class PolicyIdentity:
 
 
 def plain_settings(value: Any) -> Any:
-    """Return settings in JSON types; tensors by digest, functions and types by name.
+    """Return settings in JSON types; tensors and modules by digest, functions and
+    types by name.
 
     Numbers that are not finite, which JSON has none for, become text.
     """
@@ -94,6 +95,8 @@ def plain_settings(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, nn.Module):
+        return {"type": type(value).__qualname__, "weights_sha256": weights_digest(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: plain_settings(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}

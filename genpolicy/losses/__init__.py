@@ -31,6 +31,7 @@ from genpolicy.losses.levels import (
 from genpolicy.losses.ode import Solver, ode_step, solve_ode
 from genpolicy.losses.q_learning import (
     advantage_weights,
+    alignment_loss,
     bellman_target,
     critic_loss,
     expectile_loss,
@@ -96,6 +97,7 @@ __all__ = [
     "UniformTimes",
     "Weighting",
     "advantage_weights",
+    "alignment_loss",
     "bellman_target",
     "consistency_distillation_loss",
     "consistency_training_loss",

@@ -7,15 +7,18 @@
     (3)  expectile     mean of |tau - 1(e < 0)| e^2,  e = Q - V: V is the tau-expectile of Q
     (4)  improvement   -mean Q_1(s, a) / mean |Q_2(s, a)|,  the divisor without gradient
     (5)  weights       w = min(exp(A/beta), max_weight), divided by its mean over the batch
+    (6)  alignment     -sum_k softmax_k(Q_k) log softmax_k(D_k)
 
 The minimum of a weighted denoising loss with (5) is the posterior mean of ``p(a|s) exp(A/beta)``,
 normalized (but for rows whose weight was cut).
 
 Source: arXiv 2110.06169 (3, 5), arXiv 2208.06193 (4; TD3+BC, arXiv 2106.06860, has one critic in
-both places), arXiv 1910.00177 (5).
+both places), arXiv 1910.00177 (5), arXiv 2407.09024 equation 13 (6).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -25,6 +28,7 @@ from genpolicy.errors import UsageError
 
 __all__ = [
     "advantage_weights",
+    "alignment_loss",
     "bellman_target",
     "critic_loss",
     "expectile_loss",
@@ -105,3 +109,27 @@ def advantage_weights(
     raw = (exponent - exponent.max().clamp(max=0.0)).exp()
     limited = raw.clamp(max=max_weight)
     return limited / limited.mean(), (raw > max_weight).to(raw.dtype).mean()
+
+
+def alignment_loss(
+    tilt: Float[Tensor, "batch actions"],
+    values: Float[Tensor, "batch actions"],
+    *,
+    labels: Literal["soft", "best"] = "soft",
+) -> Float[Tensor, ""]:
+    """Return the loss (6), the mean over rows.
+
+    Args:
+        tilt: D, log-ratio of policy to behaviour of each action, with gradient; a constant per row
+            changes nothing.
+        values: Q of each action; a constant per row changes nothing.
+        labels: ``"soft"`` is (6); ``"best"`` puts all weight on the action of largest value, which
+            for two actions is the loss of direct preference optimization.
+
+    At equal tilts it is the logarithm of the number of actions, whatever the values.
+    """
+    if labels == "soft":
+        weights = values.softmax(dim=1)
+    else:
+        weights = torch.zeros_like(values).scatter_(1, values.argmax(1, keepdim=True), 1.0)
+    return -(weights.detach() * tilt.log_softmax(dim=1)).sum(dim=1).mean()

@@ -10,6 +10,7 @@ precision run them under ``torch.autocast``: casting a module would round its ti
 from genpolicy.networks.dit import DiT
 from genpolicy.networks.embeddings import FourierEmbedding, SinusoidalEmbedding, TimeEmbedding
 from genpolicy.networks.encoders import LowDimEncoder
+from genpolicy.networks.energy import EnergyMLP
 from genpolicy.networks.mlp import MLP
 from genpolicy.networks.residual_mlp import ResidualMLP
 from genpolicy.networks.resnet import ResNet18, SmallResNet
@@ -26,6 +27,7 @@ __all__ = [
     "CopiedWeights",
     "Crop",
     "DiT",
+    "EnergyMLP",
     "FourierEmbedding",
     "ImageEncoder",
     "LowDimEncoder",

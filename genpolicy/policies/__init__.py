@@ -6,6 +6,7 @@ from genpolicy.policies.composed import ComposedPolicy, MemberOf
 from genpolicy.policies.critic import Critic, build_critic
 from genpolicy.policies.critic_checkpoint import CriticCard, load_critic, save_critic
 from genpolicy.policies.denoising import DenoisingPolicy
+from genpolicy.policies.density import log_density, scalar_log_density
 from genpolicy.policies.export import Exported, draws_of, export_policy, load_exported
 from genpolicy.policies.generative import GenerativePolicy, build_policy
 from genpolicy.policies.selection import SelectedPolicy
@@ -28,7 +29,9 @@ __all__ = [
     "load_critic",
     "load_exported",
     "load_policy",
+    "log_density",
     "read_card",
     "save_critic",
     "save_policy",
+    "scalar_log_density",
 ]

@@ -37,6 +37,7 @@ from genpolicy.policies.composition_checkpoint import (
 from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.generative import GenerativePolicy, build_policy
 from genpolicy.policies.proposal import ProposalPolicy
+from genpolicy.policies.selection import SelectedPolicy
 from genpolicy.policies.weights import Weights, load_weights, write_weights
 from genpolicy.shapes import TaskSpec
 
@@ -148,7 +149,7 @@ def save(policy: DenoisingPolicy, path: str | Path) -> Path:
         UsageError: for a policy that was not loaded from a checkpoint, or a composition with a
             function in it.
     """
-    if isinstance(policy, ComposedPolicy | ProposalPolicy):
+    if isinstance(policy, ComposedPolicy | ProposalPolicy | SelectedPolicy):
         return save_composition(policy, path, save_member=save)
     if not isinstance(policy, GenerativePolicy) or policy.card is None:
         raise UsageError(

@@ -18,12 +18,13 @@ from genpolicy.config import build
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.errors import UsageError, nearest
 from genpolicy.networks import QNetwork, ValueNetwork
+from genpolicy.policies.base import Policy
 from genpolicy.shapes import Chunk, Cond, Obs, TaskSpec
 
 if TYPE_CHECKING:
     from genpolicy.policies.critic_checkpoint import CriticCard
 
-__all__ = ["Aggregate", "Critic", "build_critic"]
+__all__ = ["Aggregate", "Critic", "build_critic", "check_critic"]
 
 Aggregate: TypeAlias = Literal["min", "mean"]
 
@@ -164,3 +165,29 @@ def build_critic(
         value=value,
         aggregate=config["aggregate"],
     )
+
+
+def check_critic(critic: Critic, policy: Policy, *, who: str) -> None:
+    """Refuse a critic that cannot value a policy's chunks.
+
+    Raises:
+        UsageError: naming what differs.
+    """
+    own, theirs = critic.spec, policy.spec
+    for key, shape in own.obs_shapes.items():
+        if theirs.obs_shapes.get(key) != shape:
+            raise UsageError(
+                f"{who}: the critic sees {key!r} of shape {shape}, the policy's observations are "
+                f"{dict(theirs.obs_shapes)}; use a critic and a policy of the same task"
+            )
+    n_actions = theirs.horizon - theirs.n_obs_steps + 1
+    if own.action_dim != theirs.action_dim or own.n_action_steps > n_actions:
+        raise UsageError(
+            f"{who}: the critic values {own.n_action_steps} actions of {own.action_dim} entries, a "
+            f"chunk has {n_actions} of {theirs.action_dim} from the current step on"
+        )
+    if own.n_obs_steps > theirs.n_obs_steps:
+        raise UsageError(
+            f"{who}: the critic sees {own.n_obs_steps} observation steps, the policy "
+            f"{theirs.n_obs_steps}; train the critic with as many or fewer"
+        )

@@ -24,7 +24,7 @@ from genpolicy.errors import UsageError
 from genpolicy.networks.modes import modes_kept
 from genpolicy.paths import Path
 from genpolicy.policies.base import check_obs
-from genpolicy.policies.critic import Critic
+from genpolicy.policies.critic import Critic, check_critic
 from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.sampling import RowNoise
 from genpolicy.seeding import derive_seed, fresh_seeds
@@ -168,29 +168,3 @@ class SelectedPolicy(DenoisingPolicy):
                     values = values / self.temperature + gumbel.to(values.device)
                 chosen.append(candidates[int(values.argmax())])
         return torch.stack(chosen)
-
-
-def check_critic(critic: Critic, policy: DenoisingPolicy, *, who: str) -> None:
-    """Refuse a critic that cannot value a policy's chunks.
-
-    Raises:
-        UsageError: naming what differs.
-    """
-    own, theirs = critic.spec, policy.spec
-    for key, shape in own.obs_shapes.items():
-        if theirs.obs_shapes.get(key) != shape:
-            raise UsageError(
-                f"{who}: the critic sees {key!r} of shape {shape}, the policy's observations are "
-                f"{dict(theirs.obs_shapes)}; use a critic and a policy of the same task"
-            )
-    n_actions = theirs.horizon - theirs.n_obs_steps + 1
-    if own.action_dim != theirs.action_dim or own.n_action_steps > n_actions:
-        raise UsageError(
-            f"{who}: the critic values {own.n_action_steps} actions of {own.action_dim} entries, a "
-            f"chunk has {n_actions} of {theirs.action_dim} from the current step on"
-        )
-    if own.n_obs_steps > theirs.n_obs_steps:
-        raise UsageError(
-            f"{who}: the critic sees {own.n_obs_steps} observation steps, the policy "
-            f"{theirs.n_obs_steps}; train the critic with as many or fewer"
-        )
