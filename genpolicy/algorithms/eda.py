@@ -98,7 +98,8 @@ class EDA(LightningModule):
         self._judge = [load_critic(critic_from)]  # in a list: neither trained nor part of the state
         self.policy = policy
         self.optimizer_settings, self.seed, self.times = optimizer, seed, times
-        self.beta, self.gain, self.n_actions, self.labels = beta, gain, n_actions, labels
+        self.beta, self.gain, self.n_actions = beta, gain, n_actions
+        self.labels: Literal["soft", "best"] = labels
         self.n_candidates, self.temperature = n_candidates, temperature
 
     @property

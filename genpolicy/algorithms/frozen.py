@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from genpolicy.denoisers import Denoiser
 from genpolicy.errors import CheckpointError, UsageError
@@ -102,7 +102,8 @@ class FrozenTarget(nn.Module, Generic[ModuleT]):
     def update(self, student: ModuleT) -> None:
         """Average the student in."""
         if self.copy is not None:
-            averages, current = list(self.copy.parameters()), list(student.parameters())
+            averages: list[Tensor] = list(self.copy.parameters())
+            current: list[Tensor] = list(student.parameters())
             torch._foreach_lerp_(averages, current, 1.0 - self.decay)
 
 

@@ -134,9 +134,7 @@ class IQL(LightningModule):
         value_loss, advantage, metrics = implicit_q_losses(
             self.critic, self.critic_target, batch, expectile=self.expectile
         )
-        weights, clipped = advantage_weights(
-            advantage, beta=self.beta, max_weight=self.max_weight
-        )
+        weights, clipped = advantage_weights(advantage, beta=self.beta, max_weight=self.max_weight)
         policy_loss, own = self.loss(batch, generator, weights)
         metrics |= {"policy_loss": own["loss"], "clipped_weights": clipped}
         return {"loss": value_loss + policy_loss, "metrics": metrics}

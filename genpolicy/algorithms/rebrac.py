@@ -86,8 +86,8 @@ class ReBRAC(LightningModule):
         if min(q_weight, noise_limit) <= 0.0 or min(actor_penalty, critic_penalty, noise_std) < 0.0:
             raise UsageError(
                 f"ReBRAC: q_weight {q_weight}, noise_limit {noise_limit}, actor_penalty "
-                f"{actor_penalty}, critic_penalty {critic_penalty}, noise_std {noise_std}; expected "
-                "the first two above 0 and the others at least 0"
+                f"{actor_penalty}, critic_penalty {critic_penalty}, noise_std {noise_std}, "
+                "expected the first two above 0 and the others at least 0"
             )
         if policy_delay < 1:
             raise UsageError(f"ReBRAC: policy_delay is {policy_delay}, expected at least 1")

@@ -206,9 +206,7 @@ def _with_sampler(config: Mapping[str, Any], policy: DenoisingPolicy) -> Denoisi
     return policy.with_sampler(**changes)
 
 
-def _evaluate(
-    config: Mapping[str, Any], policy: DenoisingPolicy
-) -> tuple[EvalResult, Path]:
+def _evaluate(config: Mapping[str, Any], policy: DenoisingPolicy) -> tuple[EvalResult, Path]:
     from genpolicy.evaluation import evaluate
     from genpolicy.files import write_json
 

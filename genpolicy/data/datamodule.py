@@ -53,8 +53,8 @@ class WindowDataModule(LightningDataModule):
         symmetry: a symmetry of the task, for example ``"mirror"``; the image of every training
             episode is added to the training data (numbered ``n_episodes`` more), that of a
             validation episode is used for nothing. None adds nothing.
-        discount: in [0, 1]: of windows, which then also come with their return from the current step
-            on; of transitions, where None is 0.99. None gives windows no return.
+        discount: in [0, 1]: of windows, which then also come with their return from the current
+            step on; of transitions, where None is 0.99. None gives windows no return.
         transitions: give transitions (``TransitionBatch``: windows, and what they led to) for
             algorithms with a critic, instead of windows; ``pad_before`` and ``pad_after`` then have
             to be None, since every step is the current one of one transition.
@@ -138,8 +138,8 @@ class WindowDataModule(LightningDataModule):
             raise UsageError(f"data: discount is {discount}, expected 0 to 1, or null")
         if transitions and (pad_before is not None or pad_after is not None):
             raise UsageError(
-                f"data: pad_before is {pad_before} and pad_after {pad_after} with transitions=true, "
-                "which need neither; leave them null"
+                f"data: pad_before is {pad_before} and pad_after {pad_after} with "
+                "transitions=true, which needs neither; leave them null"
             )
         if not 0.0 < train_fraction <= 1.0:
             raise UsageError(f"data: train_fraction is {train_fraction}, expected above 0, up to 1")

@@ -3,9 +3,9 @@
 Every transform is affine, ``r' = gain * (r + offset)``::
 
     none             r
-    normalize        (r - mean) / std                        Diffusion-QL and Consistency-AC on adroit
+    normalize        (r - mean) / std                        Diffusion-QL, Consistency-AC on adroit
     iql_antmaze      r - 1                                   IQL, FQL on antmaze
-    cql_antmaze      4 (r - 0.5)                             CQL, Diffusion-QL, Consistency-AC on antmaze
+    cql_antmaze      4 (r - 0.5)                             CQL, Diffusion-QL on antmaze
     antmaze          2 (r - 0.25)                            an option of Diffusion-QL's code
     iql_locomotion   1000 r / (largest - smallest return)    IQL on hopper, halfcheetah, walker2d
 
@@ -70,7 +70,9 @@ class RewardTransform:
 def check_reward_transform(name: str) -> None:
     """Raise ``UsageError`` for a name that is no transform."""
     if name not in REWARD_TRANSFORMS:
-        raise UsageError(f"reward transform {name!r} is unknown; {nearest(name, REWARD_TRANSFORMS)}")
+        raise UsageError(
+            f"reward transform {name!r} is unknown; {nearest(name, REWARD_TRANSFORMS)}"
+        )
 
 
 def _constant(gain: float, offset: float) -> Callable[[Episodes], tuple[float, float]]:

@@ -86,8 +86,7 @@ class PolicyIdentity:
 
 
 def plain_settings(value: Any) -> Any:
-    """Return settings in JSON types; tensors and modules by digest, functions and
-    types by name.
+    """Return settings in JSON types; tensors and modules by digest, functions by name.
 
     Numbers that are not finite, which JSON has none for, become text.
     """

@@ -256,9 +256,9 @@ class LevelTimes:
                     "TabulatedPath or n_levels; or use UniformTimes"
                 )
             n_levels = path.n_levels
-        level = torch.randint(
-            n_levels, (batch,), generator=generator, device=generator.device
-        ).to(device or generator.device)
+        level = torch.randint(n_levels, (batch,), generator=generator, device=generator.device).to(
+            device or generator.device
+        )
         return (level.to(dtype) + 1.0) / n_levels
 
 

@@ -17,6 +17,8 @@ is as large at every level.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -92,11 +94,12 @@ class EnergyMLP(nn.Module):
         """Return minus the gradient of ``energy`` (2), of the shape of ``x``."""
         inner, last = self._states(x, time, obs)
         d = self.out.weight.expand(len(last), -1)  # (batch, width)
-        blocks = list(zip(self.up, self.down, inner, strict=True))
+        blocks: list[Any] = list(zip(self.up, self.down, inner, strict=True))
         for up, down, z in reversed(blocks):
             gate = torch.sigmoid(z)
             slope = gate * (1.0 + z * (1.0 - gate))  # (batch, hidden)
-            d = d + F.linear(slope * F.linear(d, down.weight.t()), up.weight.t())
+            into = F.linear(d, down.weight.t())  # (batch, hidden)
+            d = d + F.linear(slope * into, up.weight.t())  # (batch, width)
         return -F.linear(d, self.actions.weight.t()).reshape(x.shape)
 
     def _states(self, x: Chunk, time: Times, obs: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -23,8 +23,8 @@ from genpolicy.errors import NumericsError, UsageError
 from genpolicy.native import Unsupported
 from genpolicy.paths import Path
 from genpolicy.policies.alignment import Units, joint_spec, units_between
-from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.critic import check_critic
+from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.operators import CostGuidance, Operator, Product, ValueGuidance
 from genpolicy.sampling import (
     Corrector,

@@ -128,9 +128,7 @@ def _folder(number: int) -> str:
     return f"members/{number}"
 
 
-def load_composition(
-    folder: Path, *, load_member: Callable[[Path], DenoisingPolicy]
-) -> Loaded:
+def load_composition(folder: Path, *, load_member: Callable[[Path], DenoisingPolicy]) -> Loaded:
     """Load a composition, a proposal and the policy that goes on, or a choice of a critic.
 
     Args:

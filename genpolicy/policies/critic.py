@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -73,7 +72,7 @@ class Critic(nn.Module):
         return found
 
     def q_values(self, features: Tensor, chunk: Chunk) -> Float[Tensor, "critics batch"]:
-        """Return the value of normalized chunks, one row per critic; the rest of a chunk is ignored.
+        """Return the values of the executed part of normalized chunks, one row per critic.
 
         Args:
             features: of ``features``.
@@ -134,9 +133,7 @@ class Critic(nn.Module):
         return self.one(self.q(self.features(seen), chunk))
 
 
-def build_critic(
-    config: Mapping[str, Any], *, spec: TaskSpec, normalizer: Normalizer
-) -> Critic:
+def build_critic(config: Mapping[str, Any], *, spec: TaskSpec, normalizer: Normalizer) -> Critic:
     """Build an untrained critic from plain containers.
 
     Args:

@@ -15,6 +15,7 @@ Source: arXiv 2011.13456 section 4.3 (1); arXiv 2407.09024 equation 8 (2).
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -48,10 +49,14 @@ def log_density(
     Cost: ``4 n_steps`` evaluations and as many backward passes per entry of the chunk.
     """
     if policy.kind != "posterior_mean":
-        raise UsageError("log_density: a consistency policy has no ODE; give a diffusion or flow policy")
+        raise UsageError(
+            "log_density: a consistency policy has no ODE; give a diffusion or flow policy"
+        )
     action = policy.normalizer.stats["action"]
     if action.is_constant.any():
-        raise UsageError("log_density: an action entry is constant in the data, so there is no density")
+        raise UsageError(
+            "log_density: an action entry is constant in the data, so there is no density"
+        )
     with torch.inference_mode(False):
         cond = policy.encode({key: value.clone() for key, value in obs.items()})
         x = policy.normalizer.normalize_action(actions.clone()).double()
@@ -74,8 +79,8 @@ def energy_of(
     is_scalar = isinstance(network, EnergyMLP) and denoiser.predicts == "noise"
     if not is_scalar or denoiser.precondition != "none":
         raise UsageError(
-            "energy_of: the policy is no gradient of a scalar network; train it with network=energy "
-            "denoiser=noise"
+            "energy_of: the policy is no gradient of a scalar network; train it with "
+            "network=energy denoiser=noise"
         )
     assert isinstance(network, EnergyMLP)
     assert cond is not None
@@ -113,7 +118,7 @@ def _along_ode(
     if len(levels) < 2:
         raise UsageError(f"log_density: n_steps is {n_steps}, expected at least 2")
     total = x.new_zeros(len(x))
-    for t, s in zip(levels[:-1], levels[1:], strict=True):
+    for t, s in itertools.pairwise(levels):
         h = s - t
         v1, d1 = _velocity(denoiser, x, t, cond)
         v2, d2 = _velocity(denoiser, x + 0.5 * h * v1, t + 0.5 * h, cond)
@@ -149,5 +154,3 @@ def _velocity(denoiser: Denoiser, x: Chunk, t: float, cond: Cond) -> tuple[Chunk
 def _is_single(denoiser: Denoiser) -> bool:
     weights = list(getattr(denoiser, "parameters", list)())
     return bool(weights) and weights[0].dtype == torch.float32
-
-

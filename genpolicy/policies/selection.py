@@ -125,7 +125,9 @@ class SelectedPolicy(DenoisingPolicy):
         row_seeds = fresh_seeds(n_rows) if seeds is None else [int(seed) for seed in seeds]
         if n_rows == 0:
             return self.policy.sample(obs, seeds=row_seeds)
-        crowd = {key: obs[key].repeat_interleave(self.n_candidates, 0) for key in self.spec.obs_shapes}
+        crowd = {
+            key: obs[key].repeat_interleave(self.n_candidates, 0) for key in self.spec.obs_shapes
+        }
         chunks = self.policy.sample(crowd, seeds=self._candidate_seeds(row_seeds))
         return self._choose(chunks, obs, row_seeds)
 
@@ -156,7 +158,9 @@ class SelectedPolicy(DenoisingPolicy):
             for row, seed in enumerate(seeds):
                 candidates = chunks[row * n : (row + 1) * n].clone()
                 seen = {
-                    key: obs[key][row : row + 1].to(candidates.device).expand(n, *obs[key].shape[1:])
+                    key: obs[key][row : row + 1]
+                    .to(candidates.device)
+                    .expand(n, *obs[key].shape[1:])
                     for key in self.critic.spec.obs_shapes
                 }
                 values = self.critic(candidates, seen).double()

@@ -47,11 +47,10 @@ __all__ = [
     "Coeffs",
     "Constraint",
     "Corrector",
+    "DrawnNoise",
     "Hamiltonian",
     "Langevin",
     "MetropolisLangevin",
-
-    "DrawnNoise",
     "NoiseSource",
     "OnAccept",
     "PinMode",

@@ -224,10 +224,10 @@ def _critic(config: Mapping[str, Any], data: WindowDataModule) -> Critic | None:
     taken = inspect.signature(resolve_target(target, packages=_ALGORITHM_PACKAGES)).parameters
     is_wanted = "critic" in taken and "critic" not in config["algorithm"]
     if is_wanted != (settings is not None):
-        raise UsageError(
-            f"algorithm {target.rpartition('.')[2]} "
-            + ("needs a critic; set critic=twin or iql" if is_wanted else "trains no critic; set critic=none")
-        )
+        wrong = "trains no critic; set critic=none"
+        if is_wanted:
+            wrong = "needs a critic; set critic=twin or iql"
+        raise UsageError(f"algorithm {target.rpartition('.')[2]} {wrong}")
     if settings is None:
         return None
     critic = build_critic(settings, spec=data.spec, normalizer=data.normalizer)

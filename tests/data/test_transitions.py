@@ -64,7 +64,9 @@ def test_no_transition_leads_into_another_episode(make_episodes):
     episodes = make_episodes(lengths.tolist(), terminated=generator.random(lengths.sum()) < 0.1)
     batch = everything(TransitionDataset(episodes))
     step = batch["next_obs"]["state"][:, 0, 0] - batch["obs"]["state"][:, 0, 0]
-    of = np.searchsorted(episodes.episode_ends, batch["obs"]["state"][:, 0, 0].numpy(), side="right")
+    of = np.searchsorted(
+        episodes.episode_ends, batch["obs"]["state"][:, 0, 0].numpy(), side="right"
+    )
     next_of = np.searchsorted(
         episodes.episode_ends, batch["next_obs"]["state"][:, 0, 0].numpy(), side="right"
     )
