@@ -69,7 +69,7 @@ def expectile_loss(error: Float[Tensor, " batch"], expectile: float) -> Float[Te
     """
     if not 0.0 < expectile < 1.0:
         raise UsageError(f"expectile_loss: expectile is {expectile}, expected a value in (0, 1)")
-    weight = torch.where(error < 0.0, 1.0 - expectile, expectile)
+    weight = (expectile - (error < 0.0).to(error.dtype)).abs()
     return (weight * error.square()).mean()
 
 

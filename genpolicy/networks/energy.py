@@ -93,7 +93,7 @@ class EnergyMLP(nn.Module):
     ) -> Chunk:
         """Return minus the gradient of ``energy`` (2), of the shape of ``x``."""
         inner, last = self._states(x, time, obs)
-        d = self.out.weight.expand(len(last), -1)  # (batch, width)
+        d = self.out.weight.expand_as(last)  # (batch, width)
         blocks: list[Any] = list(zip(self.up, self.down, inner, strict=True))
         for up, down, z in reversed(blocks):
             gate = torch.sigmoid(z)

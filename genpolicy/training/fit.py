@@ -230,8 +230,9 @@ def _critic(config: Mapping[str, Any], data: WindowDataModule) -> Critic | None:
         raise UsageError(f"algorithm {target.rpartition('.')[2]} {wrong}")
     if settings is None:
         return None
+    if not data.transitions or data.discount is None:
+        raise UsageError("a critic is trained on transitions; set data.transitions=true")
     critic = build_critic(settings, spec=data.spec, normalizer=data.normalizer)
-    assert data.discount is not None
     critic.card = CriticCard(
         critic=dict(settings),
         spec=data.spec,
