@@ -162,13 +162,22 @@ def improve(
         critic: gets no gradient.
         batch: whose observations the chunks belong to.
         chunk: normalized, with gradient.
-        generator: see ``improvement_loss``.
+        generator: decides which of two critics is followed and which divides, each as often; None
+            takes the first in both places.
     """
+    first = other = 0
+    if generator is not None and critic.q.n_critics > 1:
+        first = int(torch.randint(2, (1,), generator=generator, device=generator.device))
+        other = 1 - first
     with torch.no_grad():
         features = critic.features(batch["obs"])
     with held(critic):
-        values = critic.q_values(features, chunk)
-    return improvement_loss(values, generator=generator)
+        followed = critic.q_values(features, chunk, only=first)[0]
+    if other == first:
+        return improvement_loss(followed, followed)
+    with torch.no_grad():
+        divisor = critic.q_values(features, chunk, only=other)[0]
+    return improvement_loss(followed, divisor)
 
 
 def critic_to_save(

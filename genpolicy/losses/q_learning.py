@@ -74,24 +74,18 @@ def expectile_loss(error: Float[Tensor, " batch"], expectile: float) -> Float[Te
 
 
 def improvement_loss(
-    values: Float[Tensor, "critics batch"], *, generator: torch.Generator | None = None
+    followed: Float[Tensor, " batch"], divisor: Float[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
     """Return the loss (4): the scale of the critics does not matter.
 
     Args:
-        values: of the policy's actions, with gradient; several critics or one.
-        generator: decides which critic is followed and which divides, each as often; None takes
-            the first critic in both places.
+        followed: value of the policy's actions by the critic that is followed, with gradient.
+        divisor: values by the critic whose mean size divides, the same or another.
 
     Returns:
         A number near -1 for positive values.
     """
-    first, other = 0, 0
-    if generator is not None and len(values) > 1:
-        first = int(torch.randint(2, (1,), generator=generator, device=generator.device))
-        other = 1 - first
-    size = values[other].detach().abs().mean().clamp(min=1e-6)
-    return -values[first].mean() / size
+    return -followed.mean() / divisor.detach().abs().mean().clamp(min=1e-6)
 
 
 def advantage_weights(

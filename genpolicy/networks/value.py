@@ -104,25 +104,30 @@ class QNetwork(nn.Module):
             [_Stack(n_critics, before, after) for before, after in pairwise(sizes)]
         )
         self.norms = nn.ModuleList(
-            [_StackNorm(n_critics, width) if layer_norm else nn.Identity() for _ in range(n_layers)]
+            [_StackNorm(n_critics, width) if layer_norm else _NoNorm() for _ in range(n_layers)]
         )
 
     def forward(
         self,
         features: Float[Tensor, "batch n_obs_steps obs_dim"],
         actions: Float[Tensor, "batch n_actions action"],
+        *,
+        only: int | None = None,
     ) -> Float[Tensor, "critics batch"]:
         """Return the values of the actions, one row per critic.
 
         Args:
             features: of the observations, from an encoder.
             actions: normalized.
+            only: number of the one critic that is wanted; None is all.
         """
+        chosen = slice(None) if only is None else slice(only, only + 1)
         x = torch.cat([features.flatten(1), actions.flatten(1)], dim=-1).to(torch.float32)
-        h = x.unsqueeze(0).expand(self.n_critics, -1, -1)  # (critics, batch, inputs)
+        n = self.n_critics if only is None else 1
+        h = x.unsqueeze(0).expand(n, -1, -1)  # (critics, batch, inputs)
         for layer, norm in zip(list(self.layers)[:-1], self.norms, strict=True):
-            h = norm(self.activation(layer(h)))  # (critics, batch, width)
-        return self.layers[-1](h).squeeze(-1)  # (critics, batch)
+            h = norm(self.activation(layer(h, chosen)), chosen)  # (critics, batch, width)
+        return self.layers[-1](h, chosen).squeeze(-1)  # (critics, batch)
 
 
 class _Stack(nn.Module):
@@ -134,8 +139,10 @@ class _Stack(nn.Module):
         self.weight = nn.Parameter(torch.empty(n, n_in, n_out).uniform_(-limit, limit))
         self.bias = nn.Parameter(torch.empty(n, 1, n_out).uniform_(-limit, limit))
 
-    def forward(self, x: Float[Tensor, "n batch n_in"]) -> Float[Tensor, "n batch n_out"]:
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(
+        self, x: Float[Tensor, "n batch n_in"], chosen: slice
+    ) -> Float[Tensor, "n batch n_out"]:
+        return torch.baddbmm(self.bias[chosen], x, self.weight[chosen])
 
 
 class _StackNorm(nn.Module):
@@ -146,5 +153,14 @@ class _StackNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(n, 1, width))
         self.bias = nn.Parameter(torch.zeros(n, 1, width))
 
-    def forward(self, x: Float[Tensor, "n batch width"]) -> Float[Tensor, "n batch width"]:
-        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+    def forward(
+        self, x: Float[Tensor, "n batch width"], chosen: slice
+    ) -> Float[Tensor, "n batch width"]:
+        return F.layer_norm(x, x.shape[-1:]) * self.weight[chosen] + self.bias[chosen]
+
+
+class _NoNorm(nn.Module):
+    """Nothing in the place of a layer norm."""
+
+    def forward(self, x: Tensor, chosen: slice) -> Tensor:
+        return x

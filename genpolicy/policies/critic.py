@@ -71,14 +71,17 @@ class Critic(nn.Module):
         assert found is not None
         return found
 
-    def q_values(self, features: Tensor, chunk: Chunk) -> Float[Tensor, "critics batch"]:
+    def q_values(
+        self, features: Tensor, chunk: Chunk, *, only: int | None = None
+    ) -> Float[Tensor, "critics batch"]:
         """Return the values of the executed part of normalized chunks, one row per critic.
 
         Args:
             features: of ``features``.
             chunk: ``(batch, horizon, action)`` in the units of the normalizer.
+            only: number of the one critic that is wanted; None is all.
         """
-        return self.q(features, chunk[:, self.spec.executed])
+        return self.q(features, chunk[:, self.spec.executed], only=only)
 
     def one(self, values: Float[Tensor, "critics batch"]) -> Float[Tensor, " batch"]:
         """Return the aggregate of the critics."""

@@ -1,4 +1,4 @@
-"""Every algorithm on problems whose answer is known: a contextual bandit, and a loop without end."""
+"""Every algorithm on problems whose answer is known: a bandit, and a loop without end."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,12 @@ N_STEPS = 300
 
 # What is strong enough to move a policy from uniform data to the optimum in few steps.
 SETTINGS = {
-    "iql": ["algorithm.beta=0.03", "algorithm.expectile=0.5", "algorithm.target_rate=0.05"],
+    "iql": [
+        "algorithm.beta=0.03",
+        "algorithm.expectile=0.5",
+        "algorithm.target_rate=0.05",
+        "data.batch_size=256",
+    ],
     "td3_bc": ["algorithm.q_weight=1.0", "algorithm.actor_penalty=0.05"],
     "rebrac": ["algorithm.q_weight=1.0", "algorithm.actor_penalty=0.05"],
     "diffusion_ql": ["algorithm.eta=5.0"],
@@ -163,6 +168,23 @@ def test_without_weight_on_the_critic_diffusion_ql_is_imitation(bandit, monkeypa
     )
     for first, second in zip(found, same, strict=True):
         torch.testing.assert_close(first, second)
+
+
+def test_each_critic_is_followed_half_of_the_time(bandit):
+    from genpolicy.algorithms.critics import improve
+
+    module, data = built("diffusion_ql", bandit)
+    batch = BatchStream(data.train_windows, batch_size=4, seed=0).batch(0)
+    with torch.no_grad():
+        last = module.critic.q.layers[-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([2.0, 10.0]).view(2, 1, 1))
+    generator = torch.Generator().manual_seed(0)
+    chunk = torch.zeros(4, 1, 2)
+    found = [float(improve(module.critic, batch, chunk, generator)) for _ in range(200)]
+    assert {round(v, 4) for v in found} == {-0.2, -5.0}
+    assert 60 < sum(v < -1 for v in found) < 140
+    assert float(improve(module.critic, batch, chunk, None)) == pytest.approx(-1.0)
 
 
 def test_the_critics_gradient_reaches_every_step_of_the_chain_and_no_critic(bandit):

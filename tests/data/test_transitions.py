@@ -247,5 +247,5 @@ def test_chosen_episodes_keep_their_own_final_observations(make_episodes):
 def test_impossible_settings_of_transitions_are_refused(toy):
     with pytest.raises(UsageError, match="n_action_steps 3"):
         TransitionDataset(toy, horizon=2, n_action_steps=3)
-    with pytest.raises(UsageError, match="discount is 1.5"):
+    with pytest.raises(UsageError, match=r"discount is 1\.5"):
         TransitionDataset(toy, discount=1.5)

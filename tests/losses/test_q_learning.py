@@ -65,18 +65,9 @@ def test_the_scale_of_the_critics_does_not_matter():
     grads = []
     for scale in (1.0, 7.0):
         leaf = values.clone().requires_grad_()
-        loss = improvement_loss(scale * leaf, generator=torch.Generator().manual_seed(3))
+        loss = improvement_loss(scale * leaf[0], scale * leaf[1])
         grads.append(torch.autograd.grad(loss, leaf)[0])
     torch.testing.assert_close(grads[0], grads[1])
-
-
-def test_each_critic_is_followed_half_of_the_time():
-    generator = torch.Generator().manual_seed(0)
-    values = torch.tensor([[1.0, 3.0], [10.0, 10.0]])
-    found = [float(improvement_loss(values, generator=generator)) for _ in range(400)]
-    assert {round(v, 6) for v in found} == {-0.2, -5.0}
-    assert 140 < sum(v < -1 for v in found) < 260
-    assert float(improvement_loss(values)) == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize("n", [2, 16])

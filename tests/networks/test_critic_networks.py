@@ -11,9 +11,8 @@ SIZES = {"n_obs_steps": 2, "obs_dim": 3, "n_actions": 2, "action_dim": 2}
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_critics_are_independent_perceptrons(layer_norm):
-    q = QNetwork(
-        **SIZES, n_critics=3, width=8, n_layers=2, activation="relu", layer_norm=layer_norm
-    )
+    sizes = {**SIZES, "n_critics": 3, "width": 8, "n_layers": 2}
+    q = QNetwork(**sizes, activation="relu", layer_norm=layer_norm)
     obs, actions = torch.randn(5, 2, 3), torch.randn(5, 2, 2)
     with torch.no_grad():
         for parameter in q.parameters():
@@ -29,6 +28,7 @@ def test_critics_are_independent_perceptrons(layer_norm):
             last = q.layers[-1]
             expected = (h @ last.weight[k] + last.bias[k]).flatten()
             torch.testing.assert_close(found[k], expected)
+            torch.testing.assert_close(q(obs, actions, only=k)[0], expected)
 
 
 def test_the_published_critics_of_diffusion_ql_have_their_size():

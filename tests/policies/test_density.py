@@ -142,7 +142,7 @@ def test_a_trained_scalar_is_the_log_density(trained, s):
     _, sigma = trained.path.alpha_sigma(torch.tensor(0.05, dtype=torch.float64))
     alpha = (1 - sigma**2).sqrt()
     wide = normal(grid.double(), alpha * s / 4, (alpha**2 * 0.09 + sigma**2).sqrt())
-    torch.testing.assert_close(scalar[bulk], (wide - wide.max())[bulk], atol=0.25, rtol=0)
+    torch.testing.assert_close(scalar[bulk], (wide - wide.max())[bulk], atol=0.35, rtol=0)
 
 
 @pytest.mark.parametrize("slope", [2.0])
