@@ -11,8 +11,10 @@ from genpolicy.data.batches import BatchStream
 from genpolicy.data.d4rl import write_d4rl
 from genpolicy.data.datamodule import WindowDataModule
 from genpolicy.data.episodes import DataSource
+from genpolicy.paths import LinearPath
 from genpolicy.seeding import derive_seed
 from genpolicy.training.fit import _build_algorithm, _data_settings
+from tests.oracles import GaussianDenoiser
 
 BEST = 0.5
 N_STEPS = 300
@@ -211,3 +213,72 @@ def test_the_critics_gradient_reaches_every_step_of_the_chain_and_no_critic(band
     assert all(float(out.grad.abs().max()) > 0 for out in seen)
     assert all(p.grad is None for p in module.critic.parameters())
     assert all(p.requires_grad for p in module.critic.parameters())
+
+
+class Velocity(torch.nn.Module):
+    """The velocity of data N(0.5, 0.2^2) on LinearPath."""
+
+    def forward(self, x, time, obs):
+        t = time / 1000.0
+        return (x - GaussianDenoiser(LinearPath())(x, t)) / t[:, None, None]
+
+
+class Affine(torch.nn.Module):
+    """b + k z."""
+
+    def __init__(self):
+        super().__init__()
+        self.b = torch.nn.Parameter(torch.tensor(0.0))
+        self.k = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x, time, obs):
+        return self.b + self.k * x
+
+
+class Line(torch.nn.Module):
+    """Two critics c times the mean action."""
+
+    n_critics = 2
+
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor(slope))
+
+    def forward(self, features, actions, only=None):
+        return (self.slope * actions.mean((1, 2))).expand(2, -1)
+
+
+def test_fql_reaches_its_optimum_in_closed_form(bandit):
+    # Ten Euler steps map z to 0.5 + 0.154175311 z; with Q = c a: b = 0.5 + c/(2 alpha).
+    module, data = built("fql", bandit, "algorithm.normalize_q=false", "algorithm.alpha=10.0")
+    module.flow.network, module.critic.q = Velocity(), Line(2.0)
+    module.policy.denoiser.network = student = Affine()
+    batch = {"obs": {"state": torch.zeros(4000, 1, 4), "goal": torch.zeros(4000, 1, 2)}}
+    optimizer = torch.optim.LBFGS(student.parameters(), max_iter=20)
+
+    def closure():
+        optimizer.zero_grad()
+        generator = torch.Generator().manual_seed(0)
+        distance, raised, _ = module.policy_losses(batch, generator)
+        loss = module.alpha * distance + raised
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert float(student.b.detach()) == pytest.approx(0.6, abs=2e-3)
+    # With noise of its own for the target, k would be 0.
+    assert float(student.k.detach()) == pytest.approx(0.154175311, abs=2e-3)
+
+
+def test_losses_of_fql_reach_their_own_parts_alone(bandit, monkeypatch):
+    module, data = built("fql", bandit)
+    batch = BatchStream(data.train_windows, batch_size=8, seed=0).batch(0)
+    generator = torch.Generator().manual_seed(0)
+    distance, raised, _ = module.policy_losses(batch, generator)
+    (distance + raised).backward()
+    assert all(p.grad is None for p in [*module.flow.parameters(), *module.critic.parameters()])
+    assert all(p.grad is not None for p in module.policy.denoiser.parameters())
+    module.zero_grad()
+    module.loss(batch, generator)[0].backward()
+    assert all(p.grad is None for p in module.policy.denoiser.parameters())
+    assert all(p.grad is not None for p in module.flow.parameters())
