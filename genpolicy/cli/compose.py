@@ -36,7 +36,7 @@ operators and their settings:
   mean           weights       product        weights       rl_guidance    scale
   negation       strength      mixture        prior         superpose_or   temperature
   superpose_and  correct_widths                             endpoint_mean  weights
-  value_guided   scale, critic (one member)                 best_of        n_candidates, critic
+  value_guided   scale, critic_from                         best_of        n_candidates, critic_from
 
 A search continues when it is started again with the same settings.
 """
@@ -50,8 +50,8 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "superpose_or": ("temperature",),
     "superpose_and": ("correct_widths",),
     "endpoint_mean": ("weights",),
-    "value_guided": ("scale", "critic"),
-    "best_of": ("n_candidates", "temperature", "critic"),
+    "value_guided": ("scale", "critic_from"),
+    "best_of": ("n_candidates", "temperature", "critic_from"),
 }
 _BY_CRITIC = ("value_guided", "best_of")
 _NEEDED = {
@@ -101,10 +101,10 @@ def _check(config: Mapping[str, Any]) -> None:
     if op not in _SETTINGS:
         raise UsageError(f"unknown op {op!r}; {nearest(str(op), _SETTINGS)}")
     if op in _BY_CRITIC:
-        if not isinstance(members, list) or len(members) != 1 or config["critic"] is None:
+        if not isinstance(members, list) or len(members) != 1 or config["critic_from"] is None:
             raise UsageError(
                 f"op={op} takes one member and a critic, got members={members} and "
-                f"critic={config['critic']}: members=[a] critic=runs/iql"
+                f"critic_from={config['critic_from']}: members=[a] critic_from=runs/iql"
             )
     elif not isinstance(members, list) or len(members) < 2:
         raise UsageError(
@@ -198,7 +198,7 @@ def _compose(
 def _critic(config: Mapping[str, Any]) -> Critic:
     from genpolicy.policies import load_critic
 
-    return load_critic(str(config["critic"]), device=config["device"])
+    return load_critic(str(config["critic_from"]), device=config["device"])
 
 
 def _with_sampler(config: Mapping[str, Any], policy: DenoisingPolicy) -> DenoisingPolicy:

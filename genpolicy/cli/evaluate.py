@@ -94,7 +94,7 @@ def _selected(policy: DenoisingPolicy, config: dict[str, Any]) -> DenoisingPolic
     temperature = float(trained.get("temperature", 0.0) if temperature is None else temperature)
     if n == 1:
         return policy
-    where = config["critic"] or config["checkpoint"]
+    where = config["critic_from"] or config["checkpoint"]
     critic = load_critic(str(where), device=config["device"])
     return SelectedPolicy(policy, critic, n_candidates=n, temperature=temperature)
 

@@ -122,12 +122,14 @@ class QNetwork(nn.Module):
             only: number of the one critic that is wanted; None is all.
         """
         chosen = slice(None) if only is None else slice(only, only + 1)
-        x = torch.cat([features.flatten(1), actions.flatten(1)], dim=-1).to(torch.float32)
         n = self.n_critics if only is None else 1
-        h = x.unsqueeze(0).expand(n, -1, -1)  # (critics, batch, inputs)
-        for layer, norm in zip(list(self.layers)[:-1], self.norms, strict=True):
-            h = norm(self.activation(layer(h, chosen)), chosen)  # (critics, batch, width)
-        return self.layers[-1](h, chosen).squeeze(-1)  # (critics, batch)
+        # Values are differences of large numbers: never in low precision.
+        with torch.autocast(features.device.type, enabled=False):
+            x = torch.cat([features.flatten(1).float(), actions.flatten(1).float()], dim=-1)
+            h = x.unsqueeze(0).expand(n, -1, -1)  # (critics, batch, inputs)
+            for layer, norm in zip(list(self.layers)[:-1], self.norms, strict=True):
+                h = norm(self.activation(layer(h, chosen)), chosen)  # (critics, batch, width)
+            return self.layers[-1](h, chosen).squeeze(-1)  # (critics, batch)
 
 
 class _Stack(nn.Module):

@@ -250,7 +250,7 @@ class Line(torch.nn.Module):
 
 def test_fql_reaches_its_optimum_in_closed_form(bandit):
     # Ten Euler steps map z to 0.5 + 0.154175311 z; with Q = c a: b = 0.5 + c/(2 alpha).
-    module, data = built("fql", bandit, "algorithm.normalize_q=false", "algorithm.alpha=10.0")
+    module, _ = built("fql", bandit, "algorithm.normalize_q=false", "algorithm.alpha=10.0")
     module.flow.network, module.critic.q = Velocity(), Line(2.0)
     module.policy.denoiser.network = student = Affine()
     batch = {"obs": {"state": torch.zeros(4000, 1, 4), "goal": torch.zeros(4000, 1, 2)}}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from genpolicy import compose
+from genpolicy.cli.compose import run as compose_command
 from genpolicy.cli.compose_config import compose_config
 from genpolicy.cli.evaluate import evaluate_checkpoint
 from genpolicy.data.d4rl import write_d4rl
@@ -176,6 +177,29 @@ def test_eda_aligns_a_behaviour_with_a_critic_of_another_run(rl_config, tmp_path
     config["policy"]["network"] = mlp
     with pytest.raises(UsageError, match="network=energy"):
         train(config, progress=False)
+
+
+def test_the_command_line_composes_with_a_critic(rl_config, tmp_path, capsys):
+    run = train(rl_config("diffusion_ql", "trainer.max_steps=2"), progress=False)
+    common = [f"members=['{run}']", f"critic_from='{run}'"]
+    assert (
+        compose_command([*common, "op=best_of", "n_candidates=3", f"save='{tmp_path / 'b'}'"]) == 0
+    )
+    assert "best of 3 by a critic" in capsys.readouterr().out
+    assert load_policy(tmp_path / "b").n_candidates == 3
+    assert compose_command([*common, "op=value_guided", "scale=0.5"]) == 0
+    assert "ValueGuidance(critic=Critic, scale=0.5" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="takes one member and a critic"):
+        compose_command([common[0], "op=best_of", "n_candidates=3"])
+    with pytest.raises(UsageError, match="needs scale"):
+        compose_command([*common, "op=value_guided"])
+
+
+def test_imitation_trains_on_transitions_as_well(rl_config):
+    config = {**rl_config("consistency_ac", "trainer.max_steps=2"), "critic": None}
+    config["algorithm"] = compose_config("train", ["algorithm=consistency_bc_sqrt"])["algorithm"]
+    config["algorithm"]["settings"]["curriculum"]["total_steps"] = 2
+    assert load_policy(train(config, progress=False)).nfe == 2
 
 
 @pytest.mark.sim
