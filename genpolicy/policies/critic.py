@@ -153,6 +153,12 @@ def build_critic(config: Mapping[str, Any], *, spec: TaskSpec, normalizer: Norma
             f"critic: missing entries {sorted(needed - set(config))}, unknown entries "
             f"{sorted(set(config) - needed)}; expected {sorted(needed)}"
         )
+    for name, kinds in (("q", "twin, layer_norm or iql"), ("value", "iql")):
+        given = config[name]
+        if not (given is None and name == "value") and "_target_" not in (given or {}):
+            raise UsageError(
+                f"critic: {name} is {given}, which names no network; choose critic={kinds}"
+            )
     encoder = build(config["encoder"], obs_shapes=spec.obs_shapes)
     sizes = {"n_obs_steps": spec.n_obs_steps, "obs_dim": encoder.obs_dim}
     value = None if config["value"] is None else build(config["value"], **sizes)
