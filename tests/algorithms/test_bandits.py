@@ -282,3 +282,13 @@ def test_losses_of_fql_reach_their_own_parts_alone(bandit, monkeypatch):
     module.loss(batch, generator)[0].backward()
     assert all(p.grad is None for p in module.policy.denoiser.parameters())
     assert all(p.grad is not None for p in module.flow.parameters())
+
+
+def test_the_chain_of_diffusion_ql_has_its_published_schedule(bandit):
+    module, _ = built("diffusion_ql", bandit)
+    times = torch.tensor(module.policy.sampler.times[:-1], dtype=torch.float64)
+    alpha, _ = module.denoiser.path.alpha_sigma(times)
+    published = [0.006409, 0.038852, 0.158500, 0.435178, 0.804125]
+    assert alpha.square().tolist() == pytest.approx(published, abs=1e-6)
+    trained = module.times.sample(200, module.denoiser.path, torch.Generator().manual_seed(0))
+    assert set(trained.mul(5).round().int().tolist()) == {1, 2, 3, 4, 5}
