@@ -2,8 +2,9 @@
 
     python experiments/offline_rl/speed.py DATA.hdf5 [--rounds 40] [--batch 256]
 
-Both have the networks that the papers publish (policy and twin critics: three layers of 256 with
-Mish) on one thread. Steps alternate, so that whatever else the machine does slows both; a step is
+Both have the critics that the papers publish (three layers of 256 with Mish), and a policy of the
+same ("published"), or the residual network of IDQL (width 256, three blocks, expansion 4), on one
+thread. Steps alternate, so that whatever else the machine does slows both; a step is
 loss, backward pass, clipping and optimizer. Writes speed.csv: median milliseconds, evaluations
 per action, and the median of the rounds' ratios with its bootstrap interval.
 """
@@ -24,12 +25,8 @@ from genpolicy.training.callbacks import ClipGradients
 from genpolicy.training.fit import _build_algorithm, _data_settings
 
 HERE = Path(__file__).parent
-PUBLISHED = [
-    "policy.network.width=256",
-    "policy.network.activation=mish",
-    "critic.q.width=256",
-    "critic.q.activation=mish",
-]
+CRITIC = ["critic.q.width=256", "critic.q.activation=mish"]
+NETWORKS = ("published", "residual")
 ONE = ["policy.sampler.n_steps=1", "policy.sampler.times=null"]
 CASES = {
     "diffusion_ql, 5 steps": ("diffusion_ql", []),
@@ -38,10 +35,15 @@ CASES = {
 }
 
 
-def step_of(name, overrides, data_path, batch_size):
+def step_of(name, network, overrides, data_path, batch_size):
     """Return a function that makes one optimizer step, and the evaluations of an action."""
-    settings = [f"experiment=maze2d_umaze_{name}", f"data.path={data_path}", *PUBLISHED, *overrides]
+    settings = [f"experiment=maze2d_umaze_{name}", f"data.path={data_path}", *CRITIC, *overrides]
+    if network == "published":
+        settings += ["policy.network.width=256", "policy.network.activation=mish"]
     config = compose_config("train", settings)
+    if network == "residual":
+        large = ["network=residual_mlp", "policy.network.width=256", "policy.network.expansion=4"]
+        config["policy"]["network"] = compose_config("train", large)["policy"]["network"]
     data = WindowDataModule(**_data_settings(config), seed=0)
     data.setup("fit")
     module = _build_algorithm(config, data, 0)
@@ -60,15 +62,12 @@ def step_of(name, overrides, data_path, batch_size):
     return step, module.policy.nfe
 
 
-def main():
-    """Measure and write."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("data")
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=256)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    steps = {k: step_of(n, o, options.data, options.batch) for k, (n, o) in CASES.items()}
+def measured(network, options):
+    """Return the rows of one policy network."""
+    steps = {
+        k: step_of(name, network, overrides, options.data, options.batch)
+        for k, (name, overrides) in CASES.items()
+    }
     times = {name: [] for name in steps}
     for number in range(options.rounds + 3):
         for name, (step, _) in steps.items():
@@ -85,6 +84,7 @@ def main():
         low, high = np.quantile(draws, [0.025, 0.975])
         rows.append(
             {
+                "policy_network": network,
                 "case": name,
                 "evaluations_per_action": nfe,
                 "median_ms_per_update": f"{statistics.median(times[name]):.1f}",
@@ -96,6 +96,18 @@ def main():
                 "torch": torch.__version__,
             }
         )
+    return rows
+
+
+def main():
+    """Measure and write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=256)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [row for network in NETWORKS for row in measured(network, options)]
     with open(HERE / "speed.csv", "w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
         writer.writeheader()
