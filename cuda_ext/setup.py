@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "csrc"
-ABI = 2
+ABI = 3
 """Has to be ``_ABI`` of ``genpolicy/ops/library.py``: schemas and the layout of programs."""
 
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
@@ -129,8 +129,12 @@ class Build(build_ext):
                 "(apt-get install g++), or set CXX"
             )
         folder = torch_folder()
+        nvcc = find_nvcc()
+        architectures = architectures_of(nvcc) if nvcc else ()
+        binding = [*COMMON, TORCH_TARGET, f"-isystem{folder / 'include'}"]
         jobs = [
-            [*COMMON, TORCH_TARGET, f"-isystem{folder / 'include'}", str(SOURCES / "ops.cpp")],
+            [*binding, str(SOURCES / "ops.cpp")],
+            [*binding, *["-DGENPOLICY_WITH_CUDA"] * bool(nvcc), str(SOURCES / "step_ops.cpp")],
             [*COMMON, str(SOURCES / "cpu" / "dispatch.cpp")],
         ]
         on_x86 = platform.machine() in ("x86_64", "AMD64")
@@ -138,13 +142,10 @@ class Build(build_ext):
             if name == "plain" or on_x86:
                 source = str(SOURCES / "cpu" / f"isa_{name}.cpp")
                 jobs.append([*COMMON, *KERNELS, *flags, source])
-        nvcc = find_nvcc()
-        architectures = architectures_of(nvcc) if nvcc else ()
         commands = [[compiler, *job[:-1], "-c", job[-1]] for job in jobs]
         linker = [compiler, "-shared", "-Wl,--no-as-needed"]
         if nvcc:
-            binding = str(SOURCES / "cuda_ops.cpp")
-            commands.append([*commands[0][:-1], binding])
+            commands.append([compiler, *binding, "-c", str(SOURCES / "cuda_ops.cpp")])
             flags = [*CUDA, *CUDA_HOST, "-ccbin", compiler, *code_flags(architectures)]
             commands += [[nvcc, *flags, "-c", str(p)] for p in sorted(SOURCES.glob("cuda/*.cu"))]
             # The static runtime loads the driver when it is first asked for a device: the library

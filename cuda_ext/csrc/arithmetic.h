@@ -33,8 +33,9 @@ GP_HD float fused(float a, float b, float c) {
 }
 
 // Limits that let a NaN through, as torch.clamp does.
-GP_HD float limited(float value, float lo, float hi) {
-  float out = value < lo ? lo : value;
+template <class T>
+GP_HD T limited(T value, T lo, T hi) {
+  T out = value < lo ? lo : value;
   return out > hi ? hi : out;
 }
 

@@ -9,16 +9,11 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "cuda/api.h"
 #include "program.h"
+#include "streams.h"
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// In torch's CUDA library, which a CPU build of torch does not have: null there, where no tensor is on
-// a CUDA device either.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device,
-                                                                                  void** stream);
 
 namespace genpolicy {
 namespace {
@@ -47,19 +42,6 @@ int32_t device_of(const char* op, const Tensor& seeds) {
   STD_TORCH_CHECK(seeds.is_cuda(), op, ": seeds are not on a CUDA device, but other tensors are; ",
                   "move all tensors but the program's code and plan to one device");
   return seeds.get_device_index();
-}
-
-void* stream_of(int32_t device) {
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
-                  "genpolicy_ext: this torch has no CUDA streams");
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return stream;
-}
-
-void check_done(const char* op, int error) {
-  STD_TORCH_CHECK(error == 0, op, ": ", genpolicy_cuda_error_name(error), ": ",
-                  genpolicy_cuda_error_text(error));
 }
 
 template <class T>

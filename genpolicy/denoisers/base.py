@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from genpolicy.ops import Parts
 from genpolicy.paths import Path
 from genpolicy.shapes import Chunk, Cond, Time
 
@@ -14,6 +15,7 @@ __all__ = [
     "Kind",
     "SamplerClass",
     "Step",
+    "SummedDenoiser",
     "Target",
     "TrackingDenoiser",
     "Untracked",
@@ -153,6 +155,15 @@ class TrackingDenoiser(Protocol):
 
     def advance(self, carry: Any, step: Step) -> tuple[Chunk, Any]:
         """Return the state to go on from, usually ``step.x_s``, and the carry after the step."""
+        ...
+
+
+@runtime_checkable
+class SummedDenoiser(Denoiser, Protocol):
+    """A denoiser that can return its sum in parts, for steps that add them up themselves."""
+
+    def in_parts(self, x_t: Chunk, t: Time) -> Parts:
+        """Return the denoised actions as a sum; its condition is its own."""
         ...
 
 

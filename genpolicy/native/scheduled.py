@@ -11,6 +11,7 @@ from torch import Tensor
 from genpolicy.denoisers import Kind
 from genpolicy.errors import UsageError
 from genpolicy.native.expansion import Affine
+from genpolicy.ops import Parts
 from genpolicy.paths import Path
 from genpolicy.shapes import Chunk, Cond, Time
 
@@ -21,7 +22,8 @@ class Scheduled:
     """A denoiser for one run of the loop, whose evaluations come in the order of a schedule.
 
     It computes the sums of ``expansion`` with numbers instead of functions of time, so that a run
-    holds nothing but networks, additions and multiplications: what is exported.
+    holds nothing but networks, additions and multiplications: what is exported, and what the
+    compiled steps take.
 
     Args:
         path: path of the composition.
@@ -38,19 +40,22 @@ class Scheduled:
         self._rows = iter(rows)
         self._conds = tuple(conds)
 
-    def __call__(self, x_t: Chunk, t: Time, cond: Cond = None) -> Chunk:
-        """Return the denoised actions of the next evaluation of the schedule."""
+    def in_parts(self, x_t: Chunk, t: Time) -> Parts:
+        """Return the denoised actions of the next evaluation of the schedule as a sum."""
         row = next(self._rows)
-        denoised = row.on_x * x_t
-        if row.shift is not None:
-            denoised = denoised + row.shift.to(x_t)
+        outputs: list[Tensor] = []
         for term, own in zip(row.terms, self._conds, strict=True):
             seen = x_t if term.in_scale == 1.0 else term.in_scale * x_t
             if term.in_shift is not None:
                 seen = seen + term.in_shift.to(x_t)
             time = torch.full_like(t, term.time)
-            denoised = denoised + term.on_raw * term.source.trained.network(seen, time, own)
-        return denoised
+            outputs.append(term.source.trained.network(seen, time, own))
+        factors = tuple(term.on_raw for term in row.terms)
+        return Parts(outputs=tuple(outputs), factors=factors, on_x=row.on_x, shift=row.shift)
+
+    def __call__(self, x_t: Chunk, t: Time, cond: Cond = None) -> Chunk:
+        """Return the denoised actions of the next evaluation of the schedule."""
+        return self.in_parts(x_t, t).denoised(x_t)
 
 
 class GivenNoise:

@@ -21,18 +21,18 @@ from torch import Tensor
 from genpolicy.errors import UsageError, nearest
 from genpolicy.ops import mlp_reference
 
-__all__ = ["Backend", "backend", "is_compiled", "peak_gflops", "wanted"]
+__all__ = ["LIBRARY", "Backend", "backend", "is_compiled", "peak_gflops", "wanted"]
 
-_ABI = 2
+_ABI = 3
 """Version of schemas and program layouts; that of the compiled package has to be the same."""
 
 _MODES = ("auto", "off", "require")
 _OLDEST_TORCH = (2, 10)
 
 _torch: Any = torch  # its library module is not annotated in full
-_library: Any = torch.library.Library("genpolicy", "DEF")
-_library.define("row_noise(Tensor seeds, int n_values, int index, int stream) -> Tensor")
-_library.define(
+LIBRARY: Any = torch.library.Library("genpolicy", "DEF")
+LIBRARY.define("row_noise(Tensor seeds, int n_values, int index, int stream) -> Tensor")
+LIBRARY.define(
     "mlp_sample(Tensor inputs, Tensor seeds, Tensor code, Tensor plan, Tensor vectors, "
     "Tensor weights, int chunk) -> Tensor"
 )
@@ -55,8 +55,8 @@ def _fake_mlp_sample(
 
 
 for _name, _fake in (("row_noise", _fake_row_noise), ("mlp_sample", _fake_mlp_sample)):
-    _library.impl(_name, getattr(mlp_reference, _name), "CompositeExplicitAutograd")
-    _torch.library.register_fake(f"genpolicy::{_name}", _fake, lib=_library)
+    LIBRARY.impl(_name, getattr(mlp_reference, _name), "CompositeExplicitAutograd")
+    _torch.library.register_fake(f"genpolicy::{_name}", _fake, lib=LIBRARY)
 
 
 @dataclass(frozen=True)

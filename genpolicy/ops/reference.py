@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from genpolicy.shapes import Chunk
 
-__all__ = ["affine_step"]
+__all__ = ["Parts", "affine_step"]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Denoised actions as a sum: ``on_x x_t + shift + sum_i factors_i outputs_i``.
+
+    Args:
+        outputs: ``(batch, horizon, action)`` each, for example what networks returned.
+        factors: one per output.
+        on_x: factor of the state that they were evaluated at.
+        shift: added to every row, ``(action,)`` or ``(horizon, action)``; None for nothing.
+    """
+
+    outputs: tuple[Chunk, ...]
+    factors: tuple[float, ...]
+    on_x: float = 0.0
+    shift: Tensor | None = None
+
+    @staticmethod
+    def of(denoised: Chunk) -> Parts:
+        """Return the sum of one output."""
+        return Parts(outputs=(denoised,), factors=(1.0,))
+
+    @property
+    def is_one(self) -> bool:
+        """Whether the sum is its only output."""
+        return self.on_x == 0.0 and self.shift is None and self.factors == (1.0,)
+
+    def denoised(self, x_t: Chunk) -> Chunk:
+        """Return the sum; one output alone as it is."""
+        if self.is_one:
+            return self.outputs[0]
+        total = self.on_x * x_t
+        if self.shift is not None:
+            total = total + self.shift.to(x_t)
+        for factor, output in zip(self.factors, self.outputs, strict=True):
+            total = total + factor * output.to(x_t)
+        return total
 
 
 def affine_step(

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from genpolicy.errors import UsageError
 from genpolicy.native import Field, Unsupported, write_program
 from genpolicy.ops import backend
 from genpolicy.ops.program import Program
+from genpolicy.policies.scheduled import ScheduledRun, check_one_run
 from genpolicy.sampling import Sampler
 from genpolicy.shapes import Chunk, Obs
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompiledSampler",
-    "check_one_run",
     "compiled_sampler",
     "use_compiled",
     "why_not_compiled",
@@ -50,6 +51,7 @@ class CompiledSampler:
         chunk: ``(horizon, action)``.
         sampler: the sampler it was written for.
         tracked: where each parameter and buffer was, itself, and its version.
+        scheduled: its run in compiled steps, where it has no program but is a sum of networks.
     """
 
     reason: str
@@ -58,6 +60,7 @@ class CompiledSampler:
     chunk: tuple[int, int]
     sampler: Sampler
     tracked: tuple[tuple[dict[str, Any], str, Tensor, int], ...]
+    scheduled: ScheduledRun | None = None
 
     @property
     def flops(self) -> int:
@@ -151,18 +154,6 @@ def write_policy(policy: DenoisingPolicy, *, fields: Mapping[str, Field]) -> tup
     return program.tensors
 
 
-def check_one_run(policy: DenoisingPolicy) -> None:
-    """Refuse policies that are not sampled by one run of the loop over a sum of networks.
-
-    Raises:
-        Unsupported: with the reason.
-    """
-    if policy.needs_gradient:
-        raise Unsupported("it differentiates through networks")
-    if policy.corrector is not None:
-        raise Unsupported("it has a corrector")
-
-
 def fields_of(policy: DenoisingPolicy) -> dict[str, Field]:
     """Return where the observations of a policy lie in a row: one key after the other.
 
@@ -197,6 +188,10 @@ def _compile(policy: DenoisingPolicy) -> CompiledSampler:
 
 
 def _refused(policy: DenoisingPolicy, reason: str) -> CompiledSampler:
+    try:
+        scheduled = ScheduledRun(policy)
+    except (Unsupported, UsageError):  # what is wrong is said when it is sampled
+        scheduled = None
     return CompiledSampler(
         reason=reason,
         arguments=(),
@@ -204,6 +199,7 @@ def _refused(policy: DenoisingPolicy, reason: str) -> CompiledSampler:
         chunk=(0, 0),
         sampler=policy.sampler,
         tracked=_tracked(policy),
+        scheduled=scheduled,
     )
 
 

@@ -132,8 +132,10 @@ class DenoisingPolicy(nn.Module, ABC):
         row_seeds = fresh_seeds(n_rows) if seeds is None else [int(seed) for seed in seeds]
         if n_rows == 0:
             return torch.zeros(0, self.spec.horizon, self.spec.action_dim, device=self.device)
+        scheduled = None
         if use_compiled():
             compiled = compiled_sampler(self)
+            scheduled = compiled.scheduled
             if not compiled.reason:
                 chunk = compiled.sample(obs, row_seeds)
                 if math.isfinite(chunk.sum().item()):
@@ -144,8 +146,11 @@ class DenoisingPolicy(nn.Module, ABC):
             self.eval()
             parts: list[Chunk] = []
             for block, block_seeds, n_wanted in self.blocks(obs, row_seeds):
-                normalized = self.sample_block(block, block_seeds)[:n_wanted]
-                parts.append(self.normalizer.denormalize_action(normalized))
+                if scheduled is None:
+                    normalized = self.sample_block(block, block_seeds)
+                else:
+                    normalized = scheduled.sample(self, block, seeds=block_seeds)
+                parts.append(self.normalizer.denormalize_action(normalized[:n_wanted]))
             chunk = torch.cat(parts)
         if not bool(torch.isfinite(chunk).all()):
             bad = (~torch.isfinite(chunk)).flatten(1).any(1).nonzero().flatten().tolist()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from genpolicy.denoisers import Target
-from genpolicy.policies.compiled import why_not_compiled
+from genpolicy.ops import is_compiled
+from genpolicy.policies.compiled import compiled_sampler, why_not_compiled
 from genpolicy.policies.composed import ComposedPolicy
 from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.selection import SelectedPolicy
@@ -78,6 +79,8 @@ def explain(policy: DenoisingPolicy) -> Explanation:
     """Return what a policy samples, at what cost, and what runs it."""
     reason = why_not_compiled(policy)
     runs = f"in torch: {reason}" if reason else "in compiled operators"
+    if reason and is_compiled() and compiled_sampler(policy).scheduled is not None:
+        runs = f"networks in torch, steps in compiled operators: {reason}"
     return replace(_explain(policy), runs=runs)
 
 

@@ -23,23 +23,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genpolicy.denoisers import Kind, target_of
 from genpolicy.errors import NumericsError, UsageError, nearest
-from genpolicy.native import (
-    GivenNoise,
-    Scheduled,
-    Source,
-    Unsupported,
-    evaluations_of,
-    expand,
-    sources_of,
-)
+from genpolicy.native import GivenNoise, Unsupported
 from genpolicy.networks.modes import modes_kept
-from genpolicy.paths import Path as AnyPath
 from genpolicy.policies.checkpoint import installed_versions
-from genpolicy.policies.compiled import check_one_run
 from genpolicy.policies.denoising import DenoisingPolicy
-from genpolicy.sampling import RowNoise, check_target, check_times, class_of, plan
+from genpolicy.policies.scheduled import ScheduledRun
+from genpolicy.sampling import RowNoise
 from genpolicy.shapes import Chunk, Obs
 
 __all__ = ["ExportFormat", "Exported", "draws_of", "export_policy", "load_exported"]
@@ -58,44 +48,13 @@ class _Run(nn.Module):
     def __init__(self, policy: DenoisingPolicy) -> None:
         super().__init__()
         self.policy = policy
-        structure = policy.structure({})
-        self.sources: tuple[Source, ...] = sources_of(structure)
-        self.path: AnyPath = structure.path
-        self.kind: Kind = structure.kind
-        times = check_times(policy.sampler.times_on(self.path), self.path)
-        steps = plan(policy.sampler.bound_rule, self.path, times)
-        check_target(target_of(structure), class_of(steps, None))
-        self.rows = [expand(structure, t) for t, _ in evaluations_of(steps, times)]
-        noisy = [index + 1 for index, step in enumerate(steps) if step.c_noise != 0.0]
-        self.places = {index: place for place, index in enumerate([0, *noisy])}
+        self.scheduled = ScheduledRun(policy)
+        self.places = {index: place for place, index in enumerate(self.scheduled.draws)}
 
     def forward(self, obs: dict[str, Tensor], noise: Tensor) -> Tensor:
-        policy = self.policy
-        conds = [source.encoder(_seen(source, obs)) for source in self.sources]
-        chunk = policy.sampler.run(
-            Scheduled(path=self.path, kind=self.kind, rows=self.rows, conds=conds),
-            None,
-            seeds=(),
-            horizon=policy.spec.horizon,
-            action_dim=policy.spec.action_dim,
-            bounds=policy.bounds,
-            like=noise,
-            noise=GivenNoise(noise, self.places),
-        )
-        return policy.normalizer.denormalize_action(chunk)
-
-
-def _seen(source: Source, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the normalized observations of one source."""
-    own: dict[str, Tensor] = {}
-    for key, shape in source.normalizer.obs_shapes.items():
-        if key in source.fixed:
-            like = next(iter(obs.values()))
-            value = source.fixed[key].to(like.device, torch.float32)
-            own[key] = value.expand(like.shape[0], source.n_obs_steps, *shape)
-        else:
-            own[key] = obs[key][:, -source.n_obs_steps :]
-    return source.normalizer.normalize_obs(own)
+        given = GivenNoise(noise, self.places)
+        chunk = self.scheduled.sample(self.policy, obs, noise=given)
+        return self.policy.normalizer.denormalize_action(chunk)
 
 
 def draws_of(policy: DenoisingPolicy, seeds: Sequence[int]) -> Float[Tensor, "draws batch h a"]:
@@ -219,7 +178,6 @@ def load_exported(path: str | Path) -> Exported:
 
 def _run_of(policy: DenoisingPolicy) -> _Run:
     try:
-        check_one_run(policy)
         return _Run(policy)
     except Unsupported as why:
         raise UsageError(

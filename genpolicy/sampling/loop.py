@@ -5,24 +5,26 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from genpolicy.denoisers import (
     Denoiser,
     SamplerClass,
     Step,
+    SummedDenoiser,
     Target,
     TrackingDenoiser,
     as_tracking,
     target_of,
 )
 from genpolicy.errors import UsageError
-from genpolicy.ops import affine_step
+from genpolicy.ops import Draw, Parts, compose_step
 from genpolicy.paths import Path
 from genpolicy.sampling.constraints import Constraint
-from genpolicy.sampling.noise import NoiseSource
+from genpolicy.sampling.noise import NoiseSource, RowNoise
 from genpolicy.sampling.rules import Coeffs, Rule, check_rule
 from genpolicy.shapes import Chunk, Cond, Time
 
@@ -100,20 +102,31 @@ def sample(
     constraint = Constraint() if constrain is None else constrain
     lo, hi = constraint.step_bounds
     tracked = as_tracking(denoiser)
+    is_tracking = tracked is denoiser
+    summed = denoiser if isinstance(denoiser, SummedDenoiser) else None
+    # Nobody else sees the states of a summed denoiser's run, so they may be overwritten.
+    is_private = not (is_tracking or on_step or correct or torch.is_grad_enabled())
+
+    def evaluate(at: Chunk, time: float, carry: Any) -> tuple[Parts, Any]:
+        t = at.new_full((at.shape[0],), time)
+        if summed is not None:
+            return summed.in_parts(at, t), carry
+        denoised, carry = tracked.denoise(at, t, cond, carry)
+        return Parts.of(denoised), carry
 
     x = constraint.pin_state(x_init, path, values[0])
     carry = tracked.start(x, cond)
     previous: Chunk | None = None
     for index, (coeffs, (t, s)) in enumerate(zip(steps, itertools.pairwise(values), strict=True)):
-        denoised, carry = tracked.denoise(x, x.new_full((x.shape[0],), t), cond, carry)
-        current, earlier = denoised, previous
+        parts, carry = evaluate(x, t, carry)
+        at, first, earlier = x, None, previous
         c_current, c_earlier = coeffs.c_denoised, coeffs.c_prev
         if coeffs.stage is not None:
             stage = coeffs.stage
             pinned, mask = constraint.state_at(path, stage.time)
-            x_stage = affine_step(
+            at, first = compose_step(
                 x,
-                denoised,
+                parts,
                 c_x=stage.c_x,
                 c_denoised=stage.c_denoised,
                 lo=lo,
@@ -121,19 +134,24 @@ def sample(
                 pinned=pinned,
                 mask=mask,
             )
-            time = x.new_full((x.shape[0],), stage.time)
-            current, carry = tracked.denoise(x_stage, time, cond, carry)
-            earlier, c_earlier = denoised, (1.0 - stage.weight) * coeffs.c_denoised
+            parts, carry = evaluate(at, stage.time, carry)
+            earlier, c_earlier = first, (1.0 - stage.weight) * coeffs.c_denoised
             c_current = stage.weight * coeffs.c_denoised
-        fresh = None
+        fresh: Chunk | None = None
+        undrawn: Draw | None = None
         if coeffs.c_noise != 0.0:
-            fresh = tracked.shape_noise(_required(noise).draw(index + 1), carry)
+            source = _required(noise)
+            if is_private and isinstance(source, RowNoise) and x.dtype == torch.float32:
+                undrawn = source.undrawn(index + 1)
+            else:
+                fresh = tracked.shape_noise(source.draw(index + 1), carry)
         pinned, mask = constraint.state_at(path, s)
-        x_s = affine_step(
+        x_s, current = compose_step(
             x,
-            current,
+            parts,
             earlier if c_earlier != 0.0 else None,
-            fresh,
+            fresh if undrawn is None else undrawn,
+            at=at,
             c_x=coeffs.c_x,
             c_denoised=c_current,
             c_previous=c_earlier,
@@ -142,7 +160,9 @@ def sample(
             hi=hi,
             pinned=pinned,
             mask=mask,
+            in_place=is_private and index > 0 and summed is not None,
         )
+        denoised = current if first is None else first
         if index == len(steps) - 1:
             x_s = constraint.finish(x_s, path, s)
         elif correct is not None:
@@ -155,7 +175,7 @@ def sample(
                 index=index + 1,
             )
             x_s = constraint.pin_state(x_s, path, s)
-        if on_step is not None or tracked is denoiser:
+        if on_step is not None or is_tracking:
             step = Step(
                 index=index,
                 n_steps=len(steps),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from genpolicy.errors import UsageError
-from genpolicy.ops import normals, round_keys
+from genpolicy.ops import Draw, normals, round_keys
 from genpolicy.shapes import Chunk
 
 __all__ = ["DrawnNoise", "NoiseSource", "RowNoise"]
@@ -66,13 +66,19 @@ class RowNoise:
         self._shape = shape
         self._device = device
         self._dtype = dtype
-        self._keys = round_keys(np.array([int(seed) for seed in seeds], dtype=np.uint64))
+        numbers = np.array([int(seed) for seed in seeds], dtype=np.uint64)
+        self._keys = round_keys(numbers)
+        self._seeds = torch.as_tensor(numbers.view(np.int64), device=device)
 
     def draw(self, index: int, *, stream: int = 0) -> Chunk:
         """Return the noise of one index, see ``NoiseSource.draw``."""
         rows = normals(self._keys, math.prod(self._shape), index=index, stream=stream)
         noise = torch.as_tensor(rows).reshape(len(rows), *self._shape)
         return noise.to(device=self._device, dtype=self._dtype)
+
+    def undrawn(self, index: int) -> Draw:
+        """Return which noise that of one index is, for steps that draw it themselves."""
+        return Draw(self._seeds, index)
 
 
 class DrawnNoise:

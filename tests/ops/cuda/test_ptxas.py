@@ -17,8 +17,9 @@ MOST_REGISTERS = {
     "sample_kernel": 128,
     # 4 and more of them
     "noise_kernel": 64,
+    "step_kernel": 64,
 }
-N_KERNELS = {"mlp_sample.cu": 9, "row_noise.cu": 1}
+N_KERNELS = {"mlp_sample.cu": 9, "row_noise.cu": 1, "step.cu": 2}
 # Those of setup.py, and reports.
 FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings"]
 REPORTS = ["-Xptxas", "-v,-warn-spills"]
