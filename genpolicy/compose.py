@@ -8,6 +8,8 @@
     safe   = compose.with_cost(a, cost=compose.costs.KeepOut(...), scale=0.5)
     either = compose.mixture([a, b])                       one or the other
     less   = compose.negation(a, b, strength=0.3)          a, but not like b
+    best   = compose.best_of(a, critic, n=32)              samples chosen by a critic
+    steered = compose.value_guided(a, critic, scale=0.5)   p exp(scale Q)
     multi  = compose.conjunction(a, conditions=[c1, c2], scale=1.2)
 
 Every result is a policy: it can be evaluated, recorded and composed again, and ``explain`` says
@@ -36,6 +38,7 @@ from genpolicy.evaluation.diagnostics import Diagnostics, diagnose, mass_between
 from genpolicy.evaluation.weight_estimate import estimate_weights
 from genpolicy.evaluation.weight_search import search_weights
 from genpolicy.policies.composed import ComposedPolicy, MemberOf
+from genpolicy.policies.critic import Critic
 from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.explanation import Explanation, explain
 from genpolicy.policies.operators import (
@@ -47,9 +50,11 @@ from genpolicy.policies.operators import (
     Product,
     RLGuidance,
     Superposition,
+    ValueGuidance,
     WeightsOfObs,
 )
 from genpolicy.policies.proposal import ProposalPolicy
+from genpolicy.policies.selection import SelectedPolicy
 from genpolicy.sampling import Sampler
 from genpolicy.shapes import Chunk, Obs
 
@@ -58,6 +63,7 @@ __all__ = [
     "Explanation",
     "LevelWeights",
     "Sampler",
+    "best_of",
     "conjunction",
     "costs",
     "diagnose",
@@ -75,6 +81,7 @@ __all__ = [
     "search_weights",
     "superpose_and",
     "superpose_or",
+    "value_guided",
     "with_cost",
 ]
 
@@ -298,6 +305,51 @@ def with_cost(
     """
     operator = CostGuidance(cost=cost, scale=scale, options=dict(options or {}))
     return ComposedPolicy([policy], operator, **sampling)
+
+
+def value_guided(
+    policy: AnyMember,
+    critic: Critic,
+    *,
+    scale: float,
+    options: Mapping[str, Any] | None = None,
+    **sampling: Unpack[Sampling],
+) -> ComposedPolicy:
+    """Return a policy steered by a critic that it was not trained with: ``p exp(scale Q)``.
+
+    It is ``with_cost`` for the cost -Q: the same targets, limits and samplers.
+
+    Args:
+        policy: diffusion or flow policy, or a composition.
+        critic: of the same task, for example ``genpolicy.policies.load_critic("runs/iql")``.
+        scale: at least 0, in 1/value; the inverse of a temperature.
+        options: further settings of ``composition.CostGuided``: ``gradient``, ``interval``,
+            ``max_ratio``.
+        sampling: see the module.
+
+    Raises:
+        UsageError: for a consistency policy, or a critic of other observations or actions.
+
+    Source: arXiv 2205.09991 section 3.2; the exact target is that of arXiv 2304.12824.
+    """
+    operator = ValueGuidance(critic=critic, scale=scale, options=dict(options or {}))
+    return ComposedPolicy([policy], operator, **sampling)
+
+
+def best_of(
+    policy: DenoisingPolicy, critic: Critic, *, n: int, temperature: float = 0.0
+) -> SelectedPolicy:
+    """Return a policy that samples ``n`` chunks and runs the one that a critic chooses.
+
+    Args:
+        policy: of any kind, compositions included.
+        critic: of the same task.
+        n: candidates, at least 1.
+        temperature: of the choice, in units of value; 0 takes the best.
+
+    Source: arXiv 2304.10573.
+    """
+    return SelectedPolicy(policy, critic, n_candidates=n, temperature=temperature)
 
 
 def endpoint_mean(

@@ -25,7 +25,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -38,11 +37,11 @@ from genpolicy.algorithms.common import (
 from genpolicy.algorithms.frozen import check_same_task
 from genpolicy.denoisers import ParameterizedDenoiser
 from genpolicy.errors import UsageError
-from genpolicy.losses import TimeSampler, Weighting, denoising_loss
+from genpolicy.losses import TimeSampler, Weighting, advantage_weights, denoising_loss
 from genpolicy.networks import ValueNetwork, load_teacher_weights
 from genpolicy.policies import GenerativePolicy, load_policy
 
-__all__ = ["AWR", "advantage_weights"]
+__all__ = ["AWR"]
 
 
 class AWR(LightningModule):
@@ -158,23 +157,6 @@ class AWR(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up."""
         return configure_adamw(self, self.optimizer_settings)
-
-
-def advantage_weights(
-    advantage: Float[Tensor, " batch"], *, beta: float, max_weight: float
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, ""]]:
-    """Return the weights (2), with mean 1, and the share of them that was cut.
-
-    Args:
-        advantage: one per row.
-        beta: temperature.
-        max_weight: limit before normalization.
-    """
-    exponent = advantage / beta
-    # Where all are negative the largest counts as 0: the ratios stay, and not all underflow.
-    raw = (exponent - exponent.max().clamp(max=0.0)).exp()
-    limited = raw.clamp(max=max_weight)
-    return limited / limited.mean(), (raw > max_weight).to(raw.dtype).mean()
 
 
 def _start_from(checkpoint: str, policy: GenerativePolicy) -> None:

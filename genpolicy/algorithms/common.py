@@ -10,17 +10,21 @@ from typing import Any, Literal, TypeVar
 import torch
 from lightning.pytorch import LightningModule
 
-from genpolicy.denoisers import FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
+from genpolicy.denoisers import Denoiser, FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
 from genpolicy.errors import UsageError
 from genpolicy.networks import weight_decay_groups
 from genpolicy.policies import GenerativePolicy
+from genpolicy.sampling import DrawnNoise
 from genpolicy.seeding import generator_from
+from genpolicy.shapes import Chunk, Cond
 
 __all__ = [
     "OptimizerSettings",
     "configure_adamw",
     "denoiser_of",
+    "draw_chunks",
     "learning_rate_factor",
+    "one_step_map",
     "step_generator",
 ]
 
@@ -114,7 +118,51 @@ def denoiser_of(policy: GenerativePolicy, kind: type[DenoiserT], *, who: str) ->
         wanted, options = _KINDS[kind]
         got = type(policy.denoiser).__name__
         raise UsageError(f"{who} needs {wanted}, got {got}; use {options}")
+    if getattr(policy.denoiser, "boundary", None) == "none":
+        raise UsageError(f"{who} needs a flow map with a boundary, got none; use {_KINDS[kind][1]}")
     return policy.denoiser
+
+
+def one_step_map(policy: GenerativePolicy, *, who: str) -> FlowMapDenoiser:
+    """Return the policy's denoiser, which has to be a map from noise to actions in one step.
+
+    Raises:
+        UsageError: when it is another, with the options that fit.
+    """
+    found = policy.denoiser
+    if not isinstance(found, FlowMapDenoiser) or found.boundary != "none":
+        raise UsageError(
+            f"{who} needs a one-step policy, got {type(found).__name__}; use denoiser=one_step "
+            "sampler=one_step"
+        )
+    return found
+
+
+def draw_chunks(
+    policy: GenerativePolicy, denoiser: Denoiser, cond: Cond, generator: torch.Generator
+) -> Chunk:
+    """Sample one normalized chunk per row as the policy does, with gradients through all steps.
+
+    Args:
+        policy: gives sampler, bounds and sizes.
+        denoiser: the policy's own, or an average of it.
+        cond: conditions, one row per chunk.
+        generator: of the noise.
+
+    Cost: ``policy.nfe`` evaluations of the denoiser.
+    """
+    assert cond is not None
+    spec = policy.spec
+    shape = (len(cond), spec.horizon, spec.action_dim)
+    return policy.sampler.run(
+        denoiser,
+        cond,
+        seeds=(),
+        horizon=spec.horizon,
+        action_dim=spec.action_dim,
+        bounds=policy.bounds,
+        noise=DrawnNoise(generator, shape, device=cond.device, dtype=cond.dtype),
+    )
 
 
 def step_generator(module: LightningModule, seed: int) -> torch.Generator:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from genpolicy.denoisers import Denoiser, FlowMapDenoiser, TrajectoryDenoiser
+from genpolicy.denoisers import Denoiser
 from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.networks import load_teacher_weights
 from genpolicy.policies import ComposedPolicy, DenoisingPolicy, GenerativePolicy, load_policy
 from genpolicy.sampling import check_target
 from genpolicy.shapes import Obs
 
-__all__ = ["FrozenTarget", "Teacher"]
+__all__ = ["FrozenTarget", "Teacher", "check_same_task", "held"]
 
-DenoiserT = TypeVar("DenoiserT", FlowMapDenoiser, TrajectoryDenoiser)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class Teacher:
@@ -77,32 +79,48 @@ class Teacher:
         return bound
 
 
-class FrozenTarget(nn.Module, Generic[DenoiserT]):
-    """The target network of a consistency loss: the student without gradient, or its average.
+class FrozenTarget(nn.Module, Generic[ModuleT]):
+    """The target network of a loss: the student without gradient, or its average.
 
     Args:
         student: the network that is trained.
         decay: averaging per update, in [0, 1); 0 keeps no copy and returns the student.
     """
 
-    def __init__(self, student: DenoiserT, *, decay: float) -> None:
+    def __init__(self, student: ModuleT, *, decay: float) -> None:
         super().__init__()
         if not 0.0 <= decay < 1.0:
             raise UsageError(f"target_decay is {decay}, expected a value in [0, 1)")
         self.decay = decay
         self.copy = copy.deepcopy(student).requires_grad_(False) if decay > 0 else None
 
-    def of(self, student: DenoiserT) -> DenoiserT:
+    def of(self, student: ModuleT) -> ModuleT:
         """Return the network to compare with."""
         return student if self.copy is None else self.copy
 
     @torch.no_grad()
-    def update(self, student: DenoiserT) -> None:
+    def update(self, student: ModuleT) -> None:
         """Average the student in."""
         if self.copy is not None:
-            pairs = zip(self.copy.parameters(), student.parameters(), strict=True)
-            for average, current in pairs:
-                average.lerp_(current, 1.0 - self.decay)
+            averages: list[Tensor] = list(self.copy.parameters())
+            current: list[Tensor] = list(student.parameters())
+            torch._foreach_lerp_(averages, current, 1.0 - self.decay)
+
+
+@contextmanager
+def held(module: nn.Module) -> Iterator[None]:
+    """Make functions of a module's inputs alone: its weights get no gradient from what is built.
+
+    What was built of it before keeps its gradients.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def check_same_task(student: GenerativePolicy, teacher: DenoisingPolicy, where: str) -> None:

@@ -15,7 +15,7 @@ from genpolicy.errors import UsageError, nearest
 if TYPE_CHECKING:
     from genpolicy.evaluation import EvalResult
     from genpolicy.evaluation.weight_search import WeightSearch
-    from genpolicy.policies import ComposedPolicy, DenoisingPolicy
+    from genpolicy.policies import ComposedPolicy, Critic, DenoisingPolicy, SelectedPolicy
 
 __all__ = ["HELP", "run"]
 
@@ -36,6 +36,7 @@ operators and their settings:
   mean           weights       product        weights       rl_guidance    scale
   negation       strength      mixture        prior         superpose_or   temperature
   superpose_and  correct_widths                             endpoint_mean  weights
+  value_guided   scale, critic_from                         best_of        n_candidates, critic_from
 
 A search continues when it is started again with the same settings.
 """
@@ -49,6 +50,15 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "superpose_or": ("temperature",),
     "superpose_and": ("correct_widths",),
     "endpoint_mean": ("weights",),
+    "value_guided": ("scale", "critic_from"),
+    "best_of": ("n_candidates", "temperature", "critic_from"),
+}
+_BY_CRITIC = ("value_guided", "best_of")
+_NEEDED = {
+    "rl_guidance": "scale",
+    "negation": "strength",
+    "value_guided": "scale",
+    "best_of": "n_candidates",
 }
 _SEARCHED = ("mean", "rl_guidance", "negation")
 
@@ -56,6 +66,7 @@ _SEARCHED = ("mean", "rl_guidance", "negation")
 def run(argv: Sequence[str]) -> int:
     """Run the command; returns 0 or raises an error with its own exit code."""
     from genpolicy.cli.compose_config import compose_config
+    from genpolicy.policies.explanation import explain
 
     flags = {"--resume": "resume=true"}
     unknown = [a for a in argv if a.startswith("-") and a not in flags]
@@ -65,17 +76,17 @@ def run(argv: Sequence[str]) -> int:
     _check(config)
     policies = _load(config)
     sampling = _sampling(config, policies)
-    policy: ComposedPolicy | None = None
+    policy: ComposedPolicy | SelectedPolicy | None = None
     if config["search"] is None:
         policy = _compose(config, policies, sampling)
-        print(policy.explain())
+        print(explain(policy))
         if config["evaluate"]:
             result, folder = _evaluate(config, policy)
             print(f"\n{result}\nrecords: {folder / 'records.jsonl'}")
     else:
         search, folder = _search(config, policies, sampling)
         policy = _best(config, policies, sampling, search)
-        print(f"{policy.explain()}\n\n{search}")
+        print(f"{explain(policy)}\n\n{search}")
         print(f"records, result.json and curve.png: {folder}")
     if config["save"] is not None:
         from genpolicy.policies.checkpoint import save
@@ -89,7 +100,13 @@ def _check(config: Mapping[str, Any]) -> None:
     op, members, method = config["op"], config["members"], config["search"]
     if op not in _SETTINGS:
         raise UsageError(f"unknown op {op!r}; {nearest(str(op), _SETTINGS)}")
-    if not isinstance(members, list) or len(members) < 2:
+    if op in _BY_CRITIC:
+        if not isinstance(members, list) or len(members) != 1 or config["critic_from"] is None:
+            raise UsageError(
+                f"op={op} takes one member and a critic, got members={members} and "
+                f"critic_from={config['critic_from']}: members=[a] critic_from=runs/iql"
+            )
+    elif not isinstance(members, list) or len(members) < 2:
         raise UsageError(
             f"members is {members!r}, expected at least two checkpoints: members=[a,b]"
         )
@@ -101,7 +118,7 @@ def _check(config: Mapping[str, Any]) -> None:
     if wrong:
         raise UsageError(f"op={op} takes no {wrong[0]}; it takes {', '.join(_SETTINGS[op])}")
     if method is None:
-        needed = {"rl_guidance": "scale", "negation": "strength"}.get(op)
+        needed = _NEEDED.get(op)
         if needed is not None and needed not in given:
             raise UsageError(f"op={op} needs {needed}=NUMBER, or search=grid to find one")
         return
@@ -145,12 +162,17 @@ def _sampling(config: Mapping[str, Any], policies: Sequence[DenoisingPolicy]) ->
 
 def _compose(
     config: Mapping[str, Any], policies: list[DenoisingPolicy], sampling: Mapping[str, Any]
-) -> ComposedPolicy:
+) -> ComposedPolicy | SelectedPolicy:
     """Return the composition that the settings name."""
     from genpolicy import compose
 
     op, equal = config["op"], [1.0 / len(policies)] * len(policies)
     value = config[_SETTINGS[op][0]]
+    if op == "best_of":
+        member = policies[0] if sampling["sampler"] is None else _with_sampler(config, policies[0])
+        return compose.best_of(
+            member, _critic(config), n=int(value), temperature=float(config["temperature"] or 0.0)
+        )
     builders: dict[str, Callable[[], ComposedPolicy]] = {
         "mean": lambda: compose.mean(policies, value or equal, **sampling),
         "product": lambda: compose.product(policies, value, **sampling),
@@ -166,11 +188,25 @@ def _compose(
             policies, correct_widths=bool(value), **sampling
         ),
         "endpoint_mean": lambda: compose.endpoint_mean(policies, value or equal, **sampling),
+        "value_guided": lambda: compose.value_guided(
+            policies[0], _critic(config), scale=float(value), **sampling
+        ),
     }
     return builders[op]()
 
 
-def _evaluate(config: Mapping[str, Any], policy: ComposedPolicy) -> tuple[EvalResult, Path]:
+def _critic(config: Mapping[str, Any]) -> Critic:
+    from genpolicy.policies import load_critic
+
+    return load_critic(str(config["critic_from"]), device=config["device"])
+
+
+def _with_sampler(config: Mapping[str, Any], policy: DenoisingPolicy) -> DenoisingPolicy:
+    changes = {key: value for key, value in config["sampler"].items() if value is not None}
+    return policy.with_sampler(**changes)
+
+
+def _evaluate(config: Mapping[str, Any], policy: DenoisingPolicy) -> tuple[EvalResult, Path]:
     from genpolicy.evaluation import evaluate
     from genpolicy.files import write_json
 
@@ -223,7 +259,7 @@ def _best(
     policies: list[DenoisingPolicy],
     sampling: Mapping[str, Any],
     search: WeightSearch,
-) -> ComposedPolicy:
+) -> ComposedPolicy | SelectedPolicy:
     """Return the composition that a search chose."""
     name = _SETTINGS[config["op"]][0]
     point = search.best.numbers

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genpolicy.errors import UsageError
+
+if TYPE_CHECKING:
+    from genpolicy.policies import DenoisingPolicy
 
 __all__ = ["HELP", "run"]
 
@@ -18,6 +21,7 @@ Roll a policy out, one record per seed in an append-only ledger, and print means
   genpolicy evaluate checkpoint=runs/pusht_flow/seed-1/last task=pusht n_episodes=100 n_envs=4
   genpolicy evaluate checkpoint=pusht-flow sampler.n_steps=4 video=3
   genpolicy evaluate checkpoint=runs/pusht_flow/seed-1 --resume     continue one that was stopped
+  genpolicy evaluate checkpoint=runs/idql/last n_candidates=64      best of 64 by the run's critic
 
 A policy of a data set that records its environment (robomimic's) is evaluated in that environment;
 where this machine's differs, that is an error unless --allow-env-mismatch is given.
@@ -55,6 +59,7 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Any, Path]:
     changes = {key: value for key, value in config["sampler"].items() if value is not None}
     if changes:
         policy = policy.with_sampler(**changes)
+    policy = _selected(policy, config)
     task = config["task"] or policy.spec.task
     setting = task_of_policy(
         task,
@@ -100,9 +105,27 @@ def _recorded_env(checkpoint: Any) -> dict[str, Any]:
     return dict(read_card(checkpoint).dataset.get("env") or {})
 
 
+def _selected(policy: DenoisingPolicy, config: dict[str, Any]) -> DenoisingPolicy:
+    """Return the policy with its candidates chosen by a critic, where it acts with several."""
+    from genpolicy.policies import GenerativePolicy, SelectedPolicy, load_critic
+
+    card = policy.card if isinstance(policy, GenerativePolicy) else None
+    trained = {} if card is None else dict(card.training.get("algorithm", {}))
+    n, temperature = config["n_candidates"], config["temperature"]
+    n = int(trained.get("n_candidates", 1) if n is None else n)
+    temperature = float(trained.get("temperature", 0.0) if temperature is None else temperature)
+    if n == 1:
+        return policy
+    where = config["critic_from"] or config["checkpoint"]
+    critic = load_critic(str(where), device=config["device"])
+    return SelectedPolicy(policy, critic, n_candidates=n, temperature=temperature)
+
+
 def _default_folder(config: dict[str, Any], task: str) -> Path:
     checkpoint = Path(str(config["checkpoint"]))
     name = "-".join([checkpoint.name, task.replace("/", "-"), str(config["weights"])])
+    if config["n_candidates"] is not None:
+        name += f"-best-of-{config['n_candidates']}"
     home = checkpoint.parent if checkpoint.exists() and checkpoint.is_symlink() else checkpoint
     root = home if home.is_dir() else Path("runs")
     return root / "evaluations" / name

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
-from genpolicy.data.batches import BatchStream, OrderedBatches
+from genpolicy.data.batches import BatchStream, Gatherable, OrderedBatches
 from genpolicy.data.episodes import Array, Episodes, OnNan
 from genpolicy.data.normalizer import FieldStats, Mode, Normalizer
 from genpolicy.data.registry import dataset_entry, dataset_symmetry, load_dataset
+from genpolicy.data.rewards import RewardTransform, check_reward_transform
+from genpolicy.data.transitions import TransitionDataset
 from genpolicy.data.windows import WindowBatch, WindowDataset, check_window_sizes
 from genpolicy.errors import UsageError
 from genpolicy.seeding import generator_from
@@ -31,7 +33,7 @@ class WindowDataModule(LightningDataModule):
 
     After ``setup``: ``episodes`` (all that were read, and their images), ``train_ids`` and
     ``validation_ids`` (which of them are used for what), ``normalizer`` (fitted to the training
-    episodes), ``spec`` and ``fingerprint``.
+    episodes), ``reward_transform``, ``spec`` and ``fingerprint``.
 
     Args:
         task: one of ``genpolicy.data.registry.DATASETS``.
@@ -51,8 +53,16 @@ class WindowDataModule(LightningDataModule):
         symmetry: a symmetry of the task, for example ``"mirror"``; the image of every training
             episode is added to the training data (numbered ``n_episodes`` more), that of a
             validation episode is used for nothing. None adds nothing.
-        discount: also give every window its return from the current step on, discounted by this
-            factor in [0, 1], for algorithms that weigh by it; None does not.
+        discount: in [0, 1]: of windows, which then also come with their return from the current
+            step on; of transitions, where None is 0.99. None gives windows no return.
+        transitions: give transitions (``TransitionBatch``: windows, and what they led to) for
+            algorithms with a critic, instead of windows; ``pad_before`` and ``pad_after`` then have
+            to be None, since every step is the current one of one transition.
+        reward: transform of the rewards, a name in ``REWARD_TRANSFORMS``, fitted to the training
+            episodes.
+        train_fraction: part of the training episodes that batches come from, in (0, 1], chosen at
+            random; statistics are still of all training episodes. For algorithms that need labels
+            of few of them.
         action_normalizer: ``"min_max"``, ``"mean_std"`` or ``"identity"``, or the statistics of
             another policy, in whose units this one is then trained.
         obs_normalizer: the same for all low-dimensional observations, or by key; images are always
@@ -82,6 +92,9 @@ class WindowDataModule(LightningDataModule):
         max_episodes: int | None = None,
         symmetry: str | None = None,
         discount: float | None = None,
+        transitions: bool = False,
+        reward: str = "none",
+        train_fraction: float = 1.0,
         action_normalizer: Mode | FieldStats = "min_max",
         obs_normalizer: Mode | Mapping[str, Mode] = "min_max",
         on_nan: OnNan = "error",
@@ -123,6 +136,14 @@ class WindowDataModule(LightningDataModule):
             )
         if discount is not None and not 0.0 <= discount <= 1.0:
             raise UsageError(f"data: discount is {discount}, expected 0 to 1, or null")
+        if transitions and (pad_before is not None or pad_after is not None):
+            raise UsageError(
+                f"data: pad_before is {pad_before} and pad_after {pad_after} with "
+                "transitions=true, which needs neither; leave them null"
+            )
+        if not 0.0 < train_fraction <= 1.0:
+            raise UsageError(f"data: train_fraction is {train_fraction}, expected above 0, up to 1")
+        check_reward_transform(reward)
         if max_episodes is not None and max_episodes < 1:
             raise UsageError(f"data: max_episodes is {max_episodes}, expected at least 1 or null")
         self._symmetry = None if symmetry is None else dataset_symmetry(task, symmetry)
@@ -137,7 +158,8 @@ class WindowDataModule(LightningDataModule):
         self.obs_normalizer: Mode | Mapping[str, Mode] = obs_normalizer
         self.reader_options = {"on_nan": on_nan, **(reader_options or {})}
         self.first_step = first_step
-        self.discount = discount
+        self.discount = 0.99 if transitions and discount is None else discount
+        self.transitions, self.reward, self.train_fraction = transitions, reward, train_fraction
         self.episode_range = None if episode_range is None else tuple(episode_range)
         self._episodes: Episodes | None = None
 
@@ -182,9 +204,13 @@ class WindowDataModule(LightningDataModule):
             horizon=self.horizon,
             n_action_steps=self.n_action_steps,
         )
-        self.train_windows = self._windows(episodes, self.train_ids)
+        self.reward_transform = RewardTransform.fit(
+            self.reward, episodes if self.reward == "none" else episodes.select(self.train_ids)
+        )
+        shaped = self.reward_transform.apply(episodes)
+        self.train_windows = self._windows(shaped, self._used(self.train_ids))
         self.validation_windows = (
-            self._windows(episodes, self.validation_ids) if len(self.validation_ids) else None
+            self._windows(shaped, self.validation_ids) if len(self.validation_ids) else None
         )
         self._episodes = episodes
 
@@ -244,7 +270,25 @@ class WindowDataModule(LightningDataModule):
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         return self.first_step + int(progress.total.processed)
 
-    def _windows(self, episodes: Episodes, ids: Array) -> WindowDataset:
+    def _used(self, ids: Array) -> Array:
+        """Return the training episodes that batches come from."""
+        n = max(1, round(self.train_fraction * len(ids)))
+        if n == len(ids):
+            return ids
+        order = torch.randperm(len(ids), generator=generator_from(self.seed, "fraction")).numpy()
+        return np.sort(ids[order[:n]])
+
+    def _windows(self, episodes: Episodes, ids: Array) -> Gatherable[WindowBatch]:
+        if self.transitions:
+            assert self.discount is not None
+            return TransitionDataset(
+                episodes,
+                n_obs_steps=self.n_obs_steps,
+                horizon=self.horizon,
+                n_action_steps=self.n_action_steps,
+                discount=self.discount,
+                episode_ids=ids,
+            )
         return WindowDataset(
             episodes,
             n_obs_steps=self.n_obs_steps,

@@ -191,6 +191,13 @@ class WindowDataset:
             batch["returns"] = self._returns[rows[:, self.index.n_obs_steps - 1]]
         return batch
 
+    def actions(
+        self, index: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch horizon action"], Bool[Tensor, "batch horizon"]]:
+        """Return the actions of windows alone, and which of them are no repetitions."""
+        rows, mask = self.index.rows(index)
+        return _take(self._actions, rows), mask
+
 
 def _tensor(value: Any) -> Tensor | LazyRows:
     return value if isinstance(value, LazyRows) else torch.as_tensor(value)

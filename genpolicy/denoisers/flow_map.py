@@ -19,11 +19,13 @@ from genpolicy.shapes import Chunk, Cond, Time
 
 __all__ = ["Boundary", "FlowMapDenoiser", "check_end"]
 
-Boundary: TypeAlias = Literal["edm", "linear"]
+Boundary: TypeAlias = Literal["edm", "linear", "none"]
 
 
 class FlowMapDenoiser(nn.Module):
     """A network made to satisfy ``f(x, t_end) = x/alpha(t_end)``, whatever its weights.
+
+    (Without a boundary it is any map from noise to actions, in one step.)
 
     Args:
         network: ``forward(x, time, obs)`` as for ``ParameterizedDenoiser``.
@@ -36,7 +38,10 @@ class FlowMapDenoiser(nn.Module):
             with ``precondition="edm"``, so it can start from such a teacher's weights.
             ``"linear"``, on LinearPath: ``f = (x - (t - t_end) F)/(1 - t_end)``, one Euler step of
             a velocity network, whose weights it can start from.
-        time_scale: for ``"linear"``: the network's time is ``t * time_scale``.
+            ``"none"``: the network's output is the action. It is trained and evaluated at
+            ``path.t_max`` alone: one-step policies of offline RL, deterministic ones included,
+            which start from noise of size 0 (``sampler.init_scale=0``).
+        time_scale: for ``"linear"`` and ``"none"``: the network's time is ``t * time_scale``.
 
     Raises:
         UsageError: for values outside these ranges.
@@ -90,7 +95,7 @@ class FlowMapDenoiser(nn.Module):
 
     def network_input(self, x_t: Chunk, t: Time) -> tuple[Chunk, Time]:
         """Return what the network sees of ``(x_t, t)``; the first is proportional to ``x_t``."""
-        if self.boundary == "linear":
+        if self.boundary != "edm":
             return x_t, t * self.time_scale
         seen = edm_input(x_t, t, path=self.path, sigma_data=self.sigma_data)
         return seen, edm_time(self.path, t)
@@ -100,6 +105,8 @@ class FlowMapDenoiser(nn.Module):
 
         It is a weighted sum of both, with factors that depend on ``t`` alone.
         """
+        if self.boundary == "none":
+            return raw
         if self.boundary == "linear":
             return (x_t - expand_t(t - self.t_end, x_t) * raw) / (1.0 - self.t_end)
         return flow_map_output(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from torch import nn
 from genpolicy.shapes import TaskSpec
 
 if TYPE_CHECKING:
-    from genpolicy.policies import ComposedPolicy, Policy
+    from genpolicy.policies import ComposedPolicy, Policy, SelectedPolicy
 
 __all__ = [
     "CheckpointInfo",
@@ -86,7 +86,7 @@ class PolicyIdentity:
 
 
 def plain_settings(value: Any) -> Any:
-    """Return settings in JSON types; tensors by digest, functions and types by name.
+    """Return settings in JSON types; tensors and modules by digest, functions by name.
 
     Numbers that are not finite, which JSON has none for, become text.
     """
@@ -94,6 +94,8 @@ def plain_settings(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, nn.Module):
+        return {"type": type(value).__qualname__, "weights_sha256": weights_digest(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: plain_settings(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
@@ -121,15 +123,16 @@ def identify_policy(policy: Policy) -> PolicyIdentity:
     sha256 of the checkpoint's file when the weights do. Of a composition it says the operator with
     its settings, and the same of every member.
     """
-    from genpolicy.policies import ComposedPolicy, GenerativePolicy
+    from genpolicy.policies import ComposedPolicy, GenerativePolicy, SelectedPolicy
 
     if isinstance(policy, ComposedPolicy):
         return _identify_composition(policy)
+    if isinstance(policy, SelectedPolicy):
+        return _identify_selection(policy)
     kind = type(policy).__qualname__
     weights: str | None = None
-    if isinstance(policy, nn.Module) and (state := policy.state_dict()):
-        plain = {name: t.detach().cpu().contiguous() for name, t in state.items()}
-        weights = hashlib.sha256(safetensors.torch.save(plain)).hexdigest()
+    if isinstance(policy, nn.Module) and policy.state_dict():
+        weights = weights_digest(policy)
     if isinstance(policy, GenerativePolicy):
         path: Any = policy.denoiser.path
         return PolicyIdentity(
@@ -155,6 +158,28 @@ def identify_policy(policy: Policy) -> PolicyIdentity:
         }
         settings.pop("spec", None)
     return PolicyIdentity(kind, policy.spec, weights, settings=settings or None)
+
+
+def _identify_selection(policy: SelectedPolicy) -> PolicyIdentity:
+    """Return the identity of the policy that makes the candidates, and what chooses among them."""
+    own = identify_policy(policy.policy)
+    return replace(
+        own,
+        kind=type(policy).__qualname__,
+        nfe=policy.nfe,
+        settings={
+            **(own.settings or {}),
+            "n_candidates": policy.n_candidates,
+            "temperature": policy.temperature,
+            "critic_sha256": weights_digest(policy.critic),
+        },
+    )
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return the sha256 of the safetensors file that a module's weights would be saved as."""
+    plain = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+    return hashlib.sha256(safetensors.torch.save(plain)).hexdigest()
 
 
 def _identify_composition(policy: ComposedPolicy) -> PolicyIdentity:

@@ -13,6 +13,7 @@ the tenth.
 
 from __future__ import annotations
 
+import importlib
 import atexit
 import functools
 import itertools
@@ -236,6 +237,5 @@ def _attempt(job: tuple[_Settings, int]) -> _Attempt:
 
 def _portable(xml: str) -> str:
     """Return a scene's XML with asset paths that begin at the folder of robosuite."""
-    import robosuite
-
+    robosuite: Any = importlib.import_module("robosuite")
     return xml.replace(f"{Path(robosuite.__file__).parents[1]}/", "")

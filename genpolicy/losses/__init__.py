@@ -29,6 +29,14 @@ from genpolicy.losses.levels import (
     level_times,
 )
 from genpolicy.losses.ode import Solver, ode_step, solve_ode
+from genpolicy.losses.q_learning import (
+    advantage_weights,
+    alignment_loss,
+    bellman_target,
+    critic_loss,
+    expectile_loss,
+    improvement_loss,
+)
 from genpolicy.losses.reduction import (
     Distance,
     Mask,
@@ -88,16 +96,22 @@ __all__ = [
     "TrajectoryDistillation",
     "UniformTimes",
     "Weighting",
+    "advantage_weights",
+    "alignment_loss",
+    "bellman_target",
     "consistency_distillation_loss",
     "consistency_training_loss",
+    "critic_loss",
     "denoised_weight",
     "denoising_loss",
     "draw_levels",
     "draw_noise",
     "edm_gain",
     "equal_condition_groups",
+    "expectile_loss",
     "fill_padding",
     "flow_matching_loss",
+    "improvement_loss",
     "level_times",
     "mean_over_valid",
     "ode_step",

@@ -222,7 +222,18 @@ class KarrasTimes:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelTimes:
-    """Levels of a ``TabulatedPath``, each equally likely: level k is time (k+1)/n_levels."""
+    """Equally spaced levels, each equally likely: level k is time (k+1)/n_levels.
+
+    Args:
+        n_levels: number of levels, at least 1, for a continuous path that is sampled at them alone;
+            None takes those of a ``TabulatedPath``.
+    """
+
+    n_levels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_levels is not None and self.n_levels < 1:
+            raise UsageError(f"LevelTimes: n_levels is {self.n_levels}, expected at least 1")
 
     def sample(
         self,
@@ -235,17 +246,20 @@ class LevelTimes:
         """Draw ``batch`` times, see ``TimeSampler.sample``.
 
         Raises:
-            UsageError: when the path has no levels.
+            UsageError: when neither the path nor these settings have levels.
         """
-        if not isinstance(path, TabulatedPath):
-            raise UsageError(
-                f"LevelTimes: got a {type(path).__name__}, which has no levels, expected a "
-                "TabulatedPath; use UniformTimes on a continuous path"
-            )
-        level = torch.randint(
-            path.n_levels, (batch,), generator=generator, device=generator.device
-        ).to(device or generator.device)
-        return (level.to(dtype) + 1.0) / path.n_levels
+        n_levels = self.n_levels
+        if n_levels is None:
+            if not isinstance(path, TabulatedPath):
+                raise UsageError(
+                    f"LevelTimes: got a {type(path).__name__}, which has no levels, expected a "
+                    "TabulatedPath or n_levels; or use UniformTimes"
+                )
+            n_levels = path.n_levels
+        level = torch.randint(n_levels, (batch,), generator=generator, device=generator.device).to(
+            device or generator.device
+        )
+        return (level.to(dtype) + 1.0) / n_levels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,13 @@ precision run them under ``torch.autocast``: casting a module would round its ti
 from genpolicy.networks.dit import DiT
 from genpolicy.networks.embeddings import FourierEmbedding, SinusoidalEmbedding, TimeEmbedding
 from genpolicy.networks.encoders import LowDimEncoder
+from genpolicy.networks.energy import EnergyMLP
 from genpolicy.networks.mlp import MLP
 from genpolicy.networks.residual_mlp import ResidualMLP
 from genpolicy.networks.resnet import ResNet18, SmallResNet
 from genpolicy.networks.transformer import ChiTransformer
 from genpolicy.networks.unet1d import ConditionalUnet1D
-from genpolicy.networks.value import ValueNetwork
+from genpolicy.networks.value import QNetwork, ValueNetwork
 from genpolicy.networks.vision import Crop, ImageEncoder, SpatialSoftmax
 from genpolicy.networks.weights import CopiedWeights, load_teacher_weights, weight_decay_groups
 
@@ -26,9 +27,11 @@ __all__ = [
     "CopiedWeights",
     "Crop",
     "DiT",
+    "EnergyMLP",
     "FourierEmbedding",
     "ImageEncoder",
     "LowDimEncoder",
+    "QNetwork",
     "ResNet18",
     "ResidualMLP",
     "SinusoidalEmbedding",

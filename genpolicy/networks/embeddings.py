@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Times: TypeAlias = Float[Tensor, " batch"] | Float[Tensor, "batch n_times"]
-Activation: TypeAlias = Literal["mish", "silu"]
+Activation: TypeAlias = Literal["mish", "silu", "relu", "gelu"]
 TimeFeatures: TypeAlias = Literal["sinusoidal", "fourier", "learned"]
 
 
@@ -127,7 +127,7 @@ class TimeEmbedding(nn.Module):
         n_times: 1 or 2.
         features: ``"sinusoidal"``, ``"fourier"`` (random frequencies) or ``"learned"`` (random
             frequencies that are trained).
-        activation: ``"mish"`` or ``"silu"``.
+        activation: ``"mish"``, ``"silu"``, ``"relu"`` or ``"gelu"``.
 
     Raises:
         UsageError: for sizes or names that do not exist.
@@ -209,7 +209,7 @@ def activation_layer(name: Activation) -> nn.Module:
 
     On a CPU, Mish costs several times as much as SiLU.
     """
-    layers = {"mish": nn.Mish, "silu": nn.SiLU}
+    layers = {"mish": nn.Mish, "silu": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU}
     if name not in layers:
         raise UsageError(f"activation {name!r} is unknown; {nearest(name, layers)}")
     return layers[name]()

@@ -9,14 +9,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genpolicy.networks.checks import check_inputs, check_sizes
-from genpolicy.networks.embeddings import TimeEmbedding, TimeFeatures, Times
+from genpolicy.networks.embeddings import (
+    Activation,
+    TimeEmbedding,
+    TimeFeatures,
+    Times,
+    activation_layer,
+)
 from genpolicy.shapes import Chunk
 
 __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    """Concatenates actions, time features and observations; Mish layers; one linear output.
+    """Concatenates actions, time features and observations; hidden layers; one linear output.
 
     Args:
         action_dim: entries of an action.
@@ -28,9 +34,10 @@ class MLP(nn.Module):
         n_layers: hidden layers.
         time_dim: time features, even and at least 4.
         time_features: see ``TimeEmbedding``.
+        activation: of the hidden layers: ``"mish"``, ``"silu"``, ``"relu"`` or ``"gelu"``.
 
     Raises:
-        UsageError: for sizes that are not positive.
+        UsageError: for sizes that are not positive, or an unknown activation.
 
     Source: arXiv 2208.06193 and its public code (16 time features, 3 layers of 256).
     """
@@ -47,6 +54,7 @@ class MLP(nn.Module):
         n_layers: int = 3,
         time_dim: int = 16,
         time_features: TimeFeatures = "sinusoidal",
+        activation: Activation = "mish",
     ) -> None:
         super().__init__()
         check_sizes("MLP", action_dim=action_dim, horizon=horizon, n_obs_steps=n_obs_steps)
@@ -64,7 +72,7 @@ class MLP(nn.Module):
         sizes = [n_in] + [width] * n_layers
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.Mish()]
+            layers += [nn.Linear(before, after), activation_layer(activation)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], horizon * action_dim))
 
     def forward(

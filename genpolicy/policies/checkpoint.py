@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from genpolicy.config import config_of
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.errors import CheckpointError, UsageError
-from genpolicy.files import publish_folder, sha256_of, write_json
+from genpolicy.files import publish_folder, write_json
 from genpolicy.policies.composed import ComposedPolicy
 from genpolicy.policies.composition_checkpoint import (
     is_composition,
@@ -39,6 +37,8 @@ from genpolicy.policies.composition_checkpoint import (
 from genpolicy.policies.denoising import DenoisingPolicy
 from genpolicy.policies.generative import GenerativePolicy, build_policy
 from genpolicy.policies.proposal import ProposalPolicy
+from genpolicy.policies.selection import SelectedPolicy
+from genpolicy.policies.weights import Weights, load_weights, write_weights
 from genpolicy.shapes import TaskSpec
 
 __all__ = [
@@ -53,7 +53,6 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 _CARD = "policy.json"
-Weights = Literal["ema", "raw"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,11 @@ def installed_versions() -> dict[str, str]:
 
 
 def save_policy(
-    path: str | Path, card: PolicyCard, weights: Mapping[Weights, Mapping[str, Tensor]]
+    path: str | Path,
+    card: PolicyCard,
+    weights: Mapping[Weights, Mapping[str, Tensor]],
+    *,
+    also: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a policy checkpoint atomically.
 
@@ -119,22 +122,17 @@ def save_policy(
         path: the folder to create or replace.
         card: everything but weights; its ``weights`` entry is filled in here.
         weights: state dicts of the policy by kind; ``"ema"`` is required.
+        also: writes more into the folder before it is published, for example a critic.
 
     Returns:
         The folder.
     """
-    if "ema" not in weights:
-        raise UsageError(f"save_policy: got weights {sorted(weights)}, expected at least 'ema'")
     target = Path(path)
     with publish_folder(target) as stage:
-        files: dict[str, dict[str, str]] = {}
-        for kind, state in weights.items():
-            file = stage / f"{kind}.safetensors"
-            plain = {name: t.detach().cpu().contiguous() for name, t in state.items()}
-            save_file(plain, file)
-            files[kind] = {"file": file.name, "sha256": sha256_of(file)}
-        content = {**card.to_json(), "weights": files}
-        write_json(stage / _CARD, content)
+        files = write_weights(stage, weights)
+        if also is not None:
+            also(stage)
+        write_json(stage / _CARD, {**card.to_json(), "weights": files})
     return target
 
 
@@ -152,7 +150,7 @@ def save(policy: DenoisingPolicy, path: str | Path) -> Path:
         UsageError: for a policy that was not loaded from a checkpoint, or a composition with a
             function in it.
     """
-    if isinstance(policy, ComposedPolicy | ProposalPolicy):
+    if isinstance(policy, ComposedPolicy | ProposalPolicy | SelectedPolicy):
         return save_composition(policy, path, save_member=save)
     if not isinstance(policy, GenerativePolicy) or policy.card is None:
         raise UsageError(
@@ -240,42 +238,3 @@ def load_policy(
     policy.card = card
     policy.eval().requires_grad_(False)
     return policy if device is None else policy.to(device)
-
-
-def load_weights(module: nn.Module, folder: Path, card: PolicyCard, weights: Weights) -> None:
-    """Load verified weights into ``module``, strictly.
-
-    Raises:
-        CheckpointError: when the file is missing, altered, no safetensors, or does not fit.
-    """
-    if weights not in card.weights:
-        raise CheckpointError(
-            f"{folder} has weights {sorted(card.weights)}, not {weights!r}; choose one of them"
-        )
-    entry = card.weights[weights]
-    file = folder / Path(entry["file"]).name
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing; restore the checkpoint folder")
-    digest = sha256_of(file)
-    if digest != entry["sha256"]:
-        raise CheckpointError(
-            f"{file} was altered or damaged: sha256 {digest}, expected {entry['sha256']}"
-        )
-    try:
-        state = load_file(file)
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{file} is not a safetensors file ({error})") from error
-    own = module.state_dict()
-    problems = [f"missing {name}" for name in sorted(set(own) - set(state))]
-    problems += [f"unexpected {name}" for name in sorted(set(state) - set(own))]
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in sorted(set(own) & set(state))
-        if state[name].shape != own[name].shape
-    ]
-    if problems:
-        raise CheckpointError(f"{file} does not fit its configuration: " + "; ".join(problems))
-    broken = sorted(n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all())
-    if broken:
-        raise CheckpointError(f"{file}: {broken} hold values that are not finite")
-    module.load_state_dict(state, strict=True)

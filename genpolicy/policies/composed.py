@@ -23,8 +23,9 @@ from genpolicy.errors import NumericsError, UsageError
 from genpolicy.native import Unsupported
 from genpolicy.paths import Path
 from genpolicy.policies.alignment import Units, joint_spec, units_between
+from genpolicy.policies.critic import check_critic
 from genpolicy.policies.denoising import DenoisingPolicy
-from genpolicy.policies.operators import CostGuidance, Operator, Product
+from genpolicy.policies.operators import CostGuidance, Operator, Product, ValueGuidance
 from genpolicy.sampling import (
     Corrector,
     RowNoise,
@@ -108,8 +109,11 @@ class ComposedPolicy(DenoisingPolicy):
             raise UsageError(f"compose: n_particles is {n_particles}, expected at least 1")
         self._policies = nn.ModuleList(member.policy for member in self.members)
         self.operator = operator
+        self._critic = operator.critic if isinstance(operator, ValueGuidance) else None
         self.reference = reference
         chosen = self.members[reference].policy
+        if self._critic is not None:
+            check_critic(self._critic, chosen, who="value_guided")
         self.normalizer = chosen.normalizer
         self.spec, self._firsts = joint_spec(self.members, reference)
         self.plain_rows_per_block = (
@@ -166,7 +170,8 @@ class ComposedPolicy(DenoisingPolicy):
         """Whether the operator, or a member's, differentiates through networks."""
         inner = any(self.members[i].policy.needs_gradient for i in self.used)
         operator = self.operator
-        return inner or (isinstance(operator, CostGuidance) and operator.scale != 0.0)
+        guided = isinstance(operator, CostGuidance | ValueGuidance)
+        return inner or (guided and operator.scale != 0.0)
 
     @property
     def bounds(self) -> tuple[float, float] | None:

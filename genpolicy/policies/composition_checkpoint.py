@@ -10,6 +10,12 @@ or, for a proposal that another policy corrects::
     policy.json          "kind": "proposal", level
     members/0, 1         the proposal, the policy that goes on
 
+or, for samples that a critic chooses among::
+
+    policy.json          "kind": "selection", n_candidates, temperature
+    members/0            the policy
+    critic               the critic's own checkpoint (also of guidance by a critic)
+
 It is self-contained, and like every checkpoint nothing in it is executed on loading.
 """
 
@@ -18,7 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -26,14 +32,19 @@ from genpolicy.config import build, config_of
 from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.files import publish_folder, write_json
 from genpolicy.policies.composed import ComposedPolicy, MemberOf
+from genpolicy.policies.critic import Critic
+from genpolicy.policies.critic_checkpoint import CRITIC_FOLDER, load_critic, save_critic
 from genpolicy.policies.denoising import DenoisingPolicy
+from genpolicy.policies.operators import ValueGuidance
 from genpolicy.policies.proposal import ProposalPolicy
+from genpolicy.policies.selection import SelectedPolicy
 
 __all__ = ["is_composition", "load_composition", "save_composition"]
 
 SCHEMA_VERSION = 1
 _RECIPE = "policy.json"
-_KINDS = ("composition", "proposal")
+_KINDS = ("composition", "proposal", "selection")
+Loaded: TypeAlias = ComposedPolicy | ProposalPolicy | SelectedPolicy
 
 
 def is_composition(folder: Path) -> bool:
@@ -45,7 +56,7 @@ def is_composition(folder: Path) -> bool:
 
 
 def save_composition(
-    policy: ComposedPolicy | ProposalPolicy,
+    policy: Loaded,
     path: str | Path,
     *,
     save_member: Callable[[DenoisingPolicy, Path], Any],
@@ -63,14 +74,26 @@ def save_composition(
     Raises:
         UsageError: when the operator holds a function, or a member was never saved itself.
     """
+    critic: Critic | None = None
     if isinstance(policy, ProposalPolicy):
         policies = [policy.proposal, policy.policy]
         recipe: dict[str, Any] = {"kind": "proposal", "level": policy.level}
+    elif isinstance(policy, SelectedPolicy):
+        policies, critic = [policy.policy], policy.critic
+        recipe = {
+            "kind": "selection",
+            "n_candidates": policy.n_candidates,
+            "temperature": policy.temperature,
+        }
     else:
         policies = [member.policy for member in policy.members]
         recipe = _recipe_of(policy)
+        if isinstance(policy.operator, ValueGuidance):
+            critic = policy.operator.critic
     target = Path(path)
     with publish_folder(target) as stage:
+        if critic is not None:
+            save_critic(critic, stage / CRITIC_FOLDER)
         for i, member in enumerate(policies):
             save_member(member, stage / _folder(i))
         write_json(stage / _RECIPE, {"schema_version": SCHEMA_VERSION, **recipe})
@@ -80,7 +103,7 @@ def save_composition(
 def _recipe_of(policy: ComposedPolicy) -> dict[str, Any]:
     return {
         "kind": "composition",
-        "operator": config_of(policy.operator),
+        "operator": _operator_of(policy),
         "sampler": None if policy.given_sampler is None else config_of(policy.given_sampler),
         "corrector": policy.corrector_name,
         "corrector_options": config_of(policy.corrector_options),
@@ -91,14 +114,22 @@ def _recipe_of(policy: ComposedPolicy) -> dict[str, Any]:
     }
 
 
+def _operator_of(policy: ComposedPolicy) -> Any:
+    """Return the operator in plain containers; a critic is in a folder of its own."""
+    operator = policy.operator
+    if not isinstance(operator, ValueGuidance):
+        return config_of(operator)
+    target = f"{ValueGuidance.__module__}.{ValueGuidance.__qualname__}"
+    options = config_of(operator.options)
+    return {"_target_": target, "scale": operator.scale, "options": options}
+
+
 def _folder(number: int) -> str:
     return f"members/{number}"
 
 
-def load_composition(
-    folder: Path, *, load_member: Callable[[Path], DenoisingPolicy]
-) -> ComposedPolicy | ProposalPolicy:
-    """Load a composition, or a proposal and the policy that goes on, with the members.
+def load_composition(folder: Path, *, load_member: Callable[[Path], DenoisingPolicy]) -> Loaded:
+    """Load a composition, a proposal and the policy that goes on, or a choice of a critic.
 
     Args:
         folder: the checkpoint.
@@ -117,6 +148,16 @@ def load_composition(
         if content["kind"] == "proposal":
             proposal, policy = (load_member(folder / _folder(i)) for i in range(2))
             return ProposalPolicy(proposal, policy, level=float(content["level"])).eval()
+        if content["kind"] == "selection":
+            return SelectedPolicy(
+                load_member(folder / _folder(0)),
+                load_critic(folder / CRITIC_FOLDER),
+                n_candidates=int(content["n_candidates"]),
+                temperature=float(content["temperature"]),
+            ).eval()
+        own: dict[str, Any] = {}
+        if (folder / CRITIC_FOLDER).is_dir():
+            own["critic"] = load_critic(folder / CRITIC_FOLDER)
         members = [
             MemberOf(
                 policy=load_member(folder / str(entry["folder"])),
@@ -127,7 +168,7 @@ def load_composition(
         ]
         composed = ComposedPolicy(
             members,
-            build(content["operator"]),
+            build(content["operator"], **own),
             sampler=build(content["sampler"]),
             corrector=content["corrector"],
             corrector_options=content["corrector_options"],

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from genpolicy.denoisers import Target
 from genpolicy.ops import is_compiled
 from genpolicy.policies.compiled import compiled_sampler, why_not_compiled
 from genpolicy.policies.composed import ComposedPolicy
 from genpolicy.policies.denoising import DenoisingPolicy
+from genpolicy.policies.selection import SelectedPolicy
 from genpolicy.sampling import class_of, plan
 
 __all__ = ["Explanation", "explain"]
@@ -85,6 +88,16 @@ def _explain(policy: DenoisingPolicy) -> Explanation:
     steps = plan(policy.sampler.bound_rule, policy.path, policy.sampler.times_on(policy.path))
     kind = class_of(steps, policy.corrector)
     sampler = f"{policy.sampler.rule}, {policy.sampler.n_steps} steps on {policy.sampler.grid}"
+    if isinstance(policy, SelectedPolicy):
+        choice = "best" if policy.temperature == 0.0 else f"temperature {policy.temperature:g}"
+        return replace(
+            _explain(policy.policy),
+            name=type(policy).__name__,
+            settings=f"{choice} of {policy.n_candidates} by a critic",
+            verdict="heuristic",
+            nfe=policy.nfe,
+            members=((0, _explain(policy.policy)),),
+        )
     if not isinstance(policy, ComposedPolicy):
         denoiser = getattr(policy, "denoiser", None)
         predicts = getattr(denoiser, "predicts", None)
@@ -125,7 +138,10 @@ def _explain(policy: DenoisingPolicy) -> Explanation:
 
 
 def _settings(policy: ComposedPolicy) -> str:
-    values = vars(policy.operator)
+    values = {
+        name: type(value).__name__ if isinstance(value, nn.Module) else value
+        for name, value in vars(policy.operator).items()
+    }
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 

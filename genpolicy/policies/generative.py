@@ -67,6 +67,12 @@ class GenerativePolicy(DenoisingPolicy):
         super().__init__()
         if rows_per_block < 1:
             raise UsageError(f"GenerativePolicy: rows_per_block is {rows_per_block}, expected >= 1")
+        one_step = isinstance(denoiser, FlowMapDenoiser) and denoiser.boundary == "none"
+        if one_step and sampler.times_on(denoiser.path) != (denoiser.path.t_max, 0.0):
+            raise UsageError(
+                "GenerativePolicy: a map without boundary knows the noisy end alone; use "
+                f"sampler=one_step with n_steps 1 and times null, got n_steps {sampler.n_steps}"
+            )
         self.spec = spec
         self.normalizer = normalizer
         self.encoder = encoder

@@ -17,6 +17,7 @@ from genpolicy import composition
 from genpolicy.composition import Member, Weights, WeightSchedule
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.errors import UsageError
+from genpolicy.policies.critic import Critic
 from genpolicy.shapes import Chunk, Obs
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Product",
     "RLGuidance",
     "Superposition",
+    "ValueGuidance",
     "WeightsOfObs",
 ]
 
@@ -221,6 +223,34 @@ class CostGuidance:
             to_physical=normalizer.denormalize_action,
             **self.options,
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ValueGuidance:
+    """A member tilted by a critic: ``p exp(scale Q)``, guidance by the cost -Q.
+
+    Args:
+        critic: it need not have been trained with the member, nor on its windows or statistics.
+        scale: at least 0, in 1/value.
+        options: further settings of ``composition.CostGuided``.
+    """
+
+    critic: Critic
+    scale: float
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def used(self, n_members: int) -> tuple[int, ...]:
+        """Return the one member."""
+        return tuple(range(n_members))
+
+    def build(self, members: Sequence[Member], *, obs: Obs, normalizer: Normalizer) -> Member:
+        """Return the guided member."""
+
+        def cost(actions: Chunk, seen: Obs) -> Float[Tensor, " batch"]:
+            return -self.critic(actions, seen)
+
+        guided = CostGuidance(cost=cost, scale=self.scale, options=self.options)
+        return guided.build(members, obs=obs, normalizer=normalizer)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from genpolicy.errors import UsageError
 from genpolicy.ops import Draw, normals, round_keys
 from genpolicy.shapes import Chunk
 
-__all__ = ["NoiseSource", "RowNoise"]
+__all__ = ["DrawnNoise", "NoiseSource", "RowNoise"]
 
 
 @runtime_checkable
@@ -79,3 +79,38 @@ class RowNoise:
     def undrawn(self, index: int) -> Draw:
         """Return which noise that of one index is, for steps that draw it themselves."""
         return Draw(self._seeds, index)
+
+
+class DrawnNoise:
+    """Standard normal noise drawn in turn from a generator: for samples within a training step.
+
+    The order of the draws decides the numbers, so an index gives the same only where everything
+    before it was drawn alike.
+
+    Args:
+        generator: where numbers come from, on its own device.
+        shape: ``(batch, horizon, action)``.
+        device: where the noise is wanted.
+        dtype: floating dtype of the noise.
+    """
+
+    def __init__(
+        self,
+        generator: torch.Generator,
+        shape: tuple[int, int, int],
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._generator, self._shape = generator, shape
+        self._device, self._dtype = device, dtype
+
+    def draw(self, index: int, *, stream: int = 0) -> Chunk:
+        """Return the next noise of the generator."""
+        noise = torch.randn(
+            self._shape,
+            generator=self._generator,
+            device=self._generator.device,
+            dtype=self._dtype,
+        )
+        return noise.to(self._device)

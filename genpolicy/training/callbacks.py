@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from genpolicy.algorithms.critics import critic_to_save
 from genpolicy.errors import NumericsError
 from genpolicy.policies import PolicyCard, save_policy
-from genpolicy.policies.checkpoint import Weights
+from genpolicy.policies.critic_checkpoint import CRITIC_FOLDER, write_critic
+from genpolicy.policies.weights import Weights
 from genpolicy.seeding import derive_seed
 from genpolicy.training.averaging import PowerEMA
 from genpolicy.training.run_folder import RunFolder
@@ -259,13 +263,31 @@ class SaveRun(Callback):
             finite = {k: v for k, v in metrics.items() if math.isfinite(v)}
             fields = {**vars(self.card), "metrics": finite}
             fields["training"] = {**self.card.training, "step": step}
-            save_policy(self.folder.checkpoint(step), PolicyCard(**fields), weights)
+            save_policy(
+                self.folder.checkpoint(step),
+                PolicyCard(**fields),
+                weights,
+                also=lambda stage: self._save_critic(stage, pl_module, step),
+            )
             self.folder.point("last", step)
             if is_best or not (self.folder.path / "best").exists():
                 self.folder.point("best", step)
         trainer.save_checkpoint(self.folder.state(step))
         if trainer.is_global_zero and self.keep == "last":
             self.folder.prune(keep_steps={step})
+
+    def _save_critic(self, stage: Path, module: LightningModule, step: int) -> None:
+        """Write the critic of an algorithm that has one into a checkpoint being made."""
+        found = critic_to_save(module)
+        if found is None:
+            return
+        critic, weights = found
+        self._check_finite(weights, step)
+        assert critic.card is not None
+        card = replace(critic.card, training={**critic.card.training, "step": step})
+        folder = stage / CRITIC_FOLDER
+        folder.mkdir()
+        write_critic(folder, card, weights)
 
     @staticmethod
     def _check_finite(weights: Mapping[Weights, Mapping[str, torch.Tensor]], step: int) -> None:

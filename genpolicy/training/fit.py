@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,12 +17,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from genpolicy.config import COMPONENT_PACKAGES, build
+from genpolicy.config import COMPONENT_PACKAGES, build, resolve_target
 from genpolicy.data.datamodule import WindowDataModule
 from genpolicy.data.normalizer import Mode, Normalizer
 from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.files import RunLock
-from genpolicy.policies import GenerativePolicy, PolicyCard, build_policy
+from genpolicy.policies import (
+    Critic,
+    CriticCard,
+    GenerativePolicy,
+    PolicyCard,
+    build_critic,
+    build_policy,
+)
 from genpolicy.policies.checkpoint import installed_versions, read_card
 from genpolicy.seeding import derive_seed
 from genpolicy.training.averaging import PowerEMA
@@ -190,16 +199,76 @@ def _build_algorithm(
         torch.manual_seed(derive_seed(seed, "init"))
         policy = build_policy(config["policy"], spec=data.spec, normalizer=data.normalizer)
         optimizer = build(config["optimizer"], packages=_ALGORITHM_PACKAGES)
+        critic = _critic(config, data)
         algorithm = build(
             config["algorithm"],
             packages=_ALGORITHM_PACKAGES,
             policy=policy,
             optimizer=optimizer,
             seed=seed,
+            **({} if critic is None else {"critic": critic}),
         )
     if not isinstance(algorithm, LightningModule):
         raise UsageError(f"algorithm: {config['algorithm']['_target_']} is no training algorithm")
     return algorithm
+
+
+def _critic(config: Mapping[str, Any], data: WindowDataModule) -> Critic | None:
+    """Build the critic of an algorithm that trains one.
+
+    Raises:
+        UsageError: when the algorithm and the configuration disagree on whether there is one.
+    """
+    settings = config.get("critic")
+    target = str(config["algorithm"]["_target_"])
+    taken = inspect.signature(resolve_target(target, packages=_ALGORITHM_PACKAGES)).parameters
+    is_wanted = "critic" in taken and "critic" not in config["algorithm"]
+    if is_wanted != (settings is not None):
+        wrong = "trains no critic; set critic=none"
+        if is_wanted:
+            wrong = "needs a critic; set critic=twin or iql"
+        raise UsageError(f"algorithm {target.rpartition('.')[2]} {wrong}")
+    if settings is None:
+        return None
+    if not data.transitions or data.discount is None:
+        raise UsageError("a critic is trained on transitions; set data.transitions=true")
+    critic = build_critic(settings, spec=data.spec, normalizer=data.normalizer)
+    critic.card = CriticCard(
+        critic=dict(settings),
+        spec=data.spec,
+        normalizer=data.normalizer.to_json(),
+        discount=data.discount,
+        reward=dataclasses.asdict(data.reward_transform),
+        dataset=_dataset(data),
+        training=_training(config),
+        versions=installed_versions(),
+    )
+    return critic
+
+
+def _dataset(data: WindowDataModule) -> dict[str, Any]:
+    source = data.episodes.source
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "fingerprint": data.fingerprint,
+        "n_episodes": len(data.episodes.episode_ends),
+        "n_steps": len(data.episodes.actions),
+        "env": dict(source.env),
+    }
+
+
+def _training(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": config["name"],
+        "seed": config["seed"],
+        "max_steps": config["trainer"]["max_steps"],
+        "precision": config["trainer"]["precision"],
+        "batch_size": config["data"]["batch_size"],
+        "algorithm": config["algorithm"],
+        "optimizer": config["optimizer"],
+        "ema": config["ema"],
+    }
 
 
 def _card(
@@ -207,28 +276,13 @@ def _card(
 ) -> PolicyCard:
     policy = algorithm.policy
     assert isinstance(policy, GenerativePolicy)
-    source = data.episodes.source
     return PolicyCard(
         policy=dict(config["policy"]),
         spec=policy.spec,
         normalizer=policy.normalizer.to_json(),
-        dataset={
-            "name": source.name,
-            "kind": source.kind,
-            "fingerprint": data.fingerprint,
-            "n_episodes": len(data.episodes.episode_ends),
-            "n_steps": len(data.episodes.actions),
-            "env": dict(source.env),
-        },
+        dataset=_dataset(data),
         training={
-            "name": config["name"],
-            "seed": config["seed"],
-            "max_steps": config["trainer"]["max_steps"],
-            "precision": config["trainer"]["precision"],
-            "batch_size": config["data"]["batch_size"],
-            "algorithm": config["algorithm"],
-            "optimizer": config["optimizer"],
-            "ema": config["ema"],
+            **_training(config),
             "n_parameters": sum(p.numel() for p in policy.parameters()),
         },
         versions=installed_versions(),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from genpolicy.algorithms.critics import acting_policy
 from genpolicy.data.datamodule import WindowDataModule
 from genpolicy.seeding import generator_from
 
@@ -67,7 +68,7 @@ class Measure:
         )
         first = int(self.evaluation["first_seed"])
         result = evaluate(
-            module.policy,
+            acting_policy(module),
             task,
             seeds=range(first, first + int(self.evaluation["n_episodes"])),
             n_envs=int(self.evaluation["n_envs"]),

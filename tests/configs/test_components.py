@@ -12,7 +12,7 @@ from genpolicy.cli.configs_dir import configs_dir
 from genpolicy.config import COMPONENT_PACKAGES, resolve_target
 from genpolicy.data.datamodule import WindowDataModule
 from genpolicy.data.normalizer import Normalizer
-from genpolicy.policies import build_policy
+from genpolicy.policies import build_critic, build_policy
 from genpolicy.shapes import TaskSpec
 from genpolicy.training.averaging import PowerEMA
 
@@ -24,7 +24,7 @@ PROVIDED = {
     "encoder": {"obs_shapes"},
     "denoiser": {"network", "path"},
     "sampler": set(),
-    "algorithm": {"policy", "optimizer", "seed"},
+    "algorithm": {"policy", "critic", "optimizer", "seed"},
     "optimizer": set(),
 }
 OPTIONS = [(group, name) for group in GROUPS for name in option_names(group)]
@@ -60,11 +60,12 @@ def test_averaging_lists_every_setting():
 
 @pytest.mark.parametrize("name", option_names("experiment"))
 def test_every_experiment_composes_and_builds_its_policy(name):
-    config = (
-        compose_config("train", [f"experiment={name}", "algorithm.teacher=x"][:2])
-        if ("consistency" in name)
-        else compose_config("train", [f"experiment={name}"])
-    )
+    given = []
+    if name.endswith("_consistency"):
+        given = ["algorithm.teacher=x"]
+    if name.endswith("_eda"):
+        given = ["algorithm.behavior=x", "algorithm.critic_from=x"]
+    config = compose_config("train", [f"experiment={name}", *given])
     data = config["data"]
     spec = TaskSpec(
         task=data["task"],
@@ -75,6 +76,9 @@ def test_every_experiment_composes_and_builds_its_policy(name):
         n_action_steps=data["n_action_steps"],
     )
     policy = build_policy(config["policy"], spec=spec, normalizer=_normalizer())
+    if config["critic"] is not None:
+        critic = build_critic(config["critic"], spec=spec, normalizer=_normalizer())
+        assert critic.q.n_critics == 2
     assert policy.sampler.nfe(policy.denoiser.path) >= 1
     assert (
         OptimizerSettings(
@@ -83,6 +87,19 @@ def test_every_experiment_composes_and_builds_its_policy(name):
         == config["trainer"]["max_steps"]
     )
     assert config["name"] == name
+
+
+@pytest.mark.parametrize("name", option_names("critic"))
+def test_critics_list_every_setting_of_their_networks(name):
+    config = _read("critic", name)
+    if config.get("critic", 0) is None:
+        return
+    provided = {"n_obs_steps", "obs_dim", "n_actions", "action_dim"}
+    for part in ("q", "value"):
+        if config[part] is not None:
+            parameters = set(inspect.signature(resolve_target(config[part]["_target_"])).parameters)
+            assert set(config[part]) - {"_target_"} == parameters - provided
+    assert set(config) == {"encoder", "q", "value", "aggregate"}
 
 
 @pytest.mark.parametrize("name", [n for n in option_names("network")])

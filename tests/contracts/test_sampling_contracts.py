@@ -138,6 +138,7 @@ def all_denoisers() -> dict[str, Denoiser]:
         "edm": ParameterizedDenoiser(
             network=network, path=KarrasPath(), predicts="clean", precondition="edm"
         ),
+        "flow map, none": FlowMapDenoiser(network=network, path=LinearPath(), boundary="none"),
         "flow map, linear": FlowMapDenoiser(network=network, path=LinearPath(), boundary="linear"),
     }
     for predicts in PREDICTIONS:

@@ -206,3 +206,37 @@ def test_importing_the_package_does_not_import_lightning():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_transitions_come_from_the_training_split_with_transformed_rewards(path):
+    steps = {"transitions": True, "n_obs_steps": 1, "horizon": 1, "n_action_steps": 1}
+    data = module(path, **steps, reward="iql_antmaze", discount=0.9)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["next_obs"]["state"].shape == (8, 1, 4)
+    assert set(batch["reward"].tolist()) == {-1.0}
+    assert batch["bootstrap"].unique().tolist() == pytest.approx([0.9])
+    # The last row of every episode is truncated, and what came after it is unknown.
+    assert len(data.train_windows) == 8 * (LENGTH - 1)
+    assert data.reward_transform.offset == -1.0
+    assert (data.episodes.rewards == 0).all()
+    assert module(path, **steps).discount == 0.99
+    with pytest.raises(UsageError, match="transitions=true"):
+        module(path, **steps, pad_before=0)
+    with pytest.raises(UsageError, match="is unknown"):
+        module(path, reward="cql")
+
+
+def test_a_fraction_of_the_episodes_keeps_the_statistics_of_all(path):
+    whole, part = module(path), module(path, train_fraction=0.25)
+    for data in (whole, part):
+        data.setup("fit")
+    assert len(part.train_windows) * 4 == len(whole.train_windows)
+    assert part.normalizer.to_json() == whole.normalizer.to_json()
+    assert np.array_equal(part.train_ids, whole.train_ids)
+    again = module(path, train_fraction=0.25)
+    again.setup("fit")
+    index = torch.arange(len(part.train_windows))
+    first, second = (d.train_windows.gather(index)["action"] for d in (part, again))
+    assert torch.equal(first, second)
+    with pytest.raises(UsageError, match="train_fraction is 0"):
+        module(path, train_fraction=0.0)

@@ -172,3 +172,9 @@ def test_they_are_flow_maps(make):
 def test_settings_that_do_not_fit_are_refused(make, settings, message):
     with pytest.raises(UsageError, match=message):
         unchecked(make)(network=Random(), path=KarrasPath(), **settings)
+
+
+def test_without_boundary_the_networks_output_is_the_action():
+    denoiser = FlowMapDenoiser(network=Constant(2.0), path=LinearPath(), boundary="none")
+    x = torch.randn(3, 2, 1)
+    assert torch.equal(denoiser(x, torch.ones(3), None), torch.full_like(x, 2.0))

@@ -85,6 +85,10 @@ def test_levels_are_equally_likely_and_refuse_a_continuous_path():
     assert torch.allclose(t * 20, (t * 20).round(), atol=1e-12)
     with pytest.raises(UsageError, match="TabulatedPath"):
         LevelTimes().sample(2, LinearPath(), generator())
+    given = LevelTimes(n_levels=5).sample(1000, LinearPath(), generator())
+    assert sorted(set((given * 5).round().int().tolist())) == [1, 2, 3, 4, 5]
+    with pytest.raises(UsageError, match="n_levels is 0"):
+        LevelTimes(n_levels=0)
 
 
 def test_mixture_splits_the_batch_in_order():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import genpolicy as gp
 from genpolicy.composition import LevelWeights
 from genpolicy.errors import NumericsError, UsageError
+from genpolicy.ops import backend
 from genpolicy.policies.compiled import compiled_sampler, why_not_compiled
 from tests.native.cases import (
     assert_as_close,
@@ -39,6 +40,16 @@ KINDS = {
         "denoiser": "FlowMapDenoiser",
         "denoiser_options": {"boundary": "linear"},
         "sampler": {"rule": "renoise", "n_steps": 3},
+    },
+    "one step": {
+        "denoiser": "FlowMapDenoiser",
+        "denoiser_options": {"boundary": "none"},
+        "sampler": {"rule": "renoise", "n_steps": 1},
+    },
+    "deterministic": {
+        "denoiser": "FlowMapDenoiser",
+        "denoiser_options": {"boundary": "none"},
+        "sampler": {"rule": "renoise", "n_steps": 1, "init_scale": 0.0},
     },
     "consistency-edm": {
         "path": "KarrasPath",
@@ -77,6 +88,13 @@ def check(made, monkeypatch, n_rows=5):
 def test_every_kind_of_denoiser(kind, network, monkeypatch):
     options = {"width": 24} if network == "MLP" else {"width": 24, "n_blocks": 2, "time_dim": 8}
     check(policy(network=network, network_options=options, **KINDS[kind]), monkeypatch)
+
+
+@pytest.mark.parametrize("activation", ["mish", "silu", "relu", "gelu"])
+def test_every_activation_of_the_mlp(activation, monkeypatch):
+    made = policy(network="MLP", network_options={"width": 24, "activation": activation})
+    check(made, monkeypatch)
+    assert not why_not_compiled(made) or why_not_compiled(made) == backend().reason
 
 
 @pytest.mark.parametrize("rule", RULES)

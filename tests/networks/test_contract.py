@@ -27,6 +27,7 @@ SETTINGS = {
         "ChiTransformer",
         {"width": 16, "n_layers": 1, "causal": False, "attention_dropout": 0.0},
     ),
+    "energy": ("EnergyMLP", {"width": 16, "n_blocks": 2, "expansion": 2, "time_dim": 8}),
     "dit": ("DiT", {"width": 16, "n_layers": 2, "time_dim": 8, "time_features": "learned"}),
 }
 

@@ -5,14 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from genpolicy.algorithms.awr import advantage_weights
 from genpolicy.data.d4rl import write_d4rl
 from genpolicy.data.datamodule import WindowDataModule
 from genpolicy.data.episodes import DataSource, Episodes
 from genpolicy.data.windows import WindowDataset
 from genpolicy.denoisers import ParameterizedDenoiser
 from genpolicy.errors import CheckpointError, DataError, UsageError
-from genpolicy.losses import PredictionWeighting, UniformTimes, denoising_loss
+from genpolicy.losses import (
+    PredictionWeighting,
+    UniformTimes,
+    advantage_weights,
+    denoising_loss,
+)
 from genpolicy.paths import LinearPath
 from genpolicy.policies import load_policy, read_card
 from genpolicy.training import resume, train
