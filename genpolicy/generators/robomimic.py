@@ -13,9 +13,9 @@ the tenth.
 
 from __future__ import annotations
 
-import importlib
 import atexit
 import functools
+import importlib
 import itertools
 import json
 import multiprocessing
