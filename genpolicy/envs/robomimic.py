@@ -54,7 +54,10 @@ class RobomimicEnv(SeededEnv):
     ``(size, size, 3)`` uint8; any other observation of robosuite's by name.
 
     ``reset`` takes the options ``state``, a recorded simulator state, and ``model``, the XML text
-    of the scene that it was recorded in (``model_file``); the episode starts there.
+    of the scene that it was recorded in (``model_file``); the episode starts there. The controllers
+    pull the joints that the hand leaves free towards where they are in that state, as they do in
+    the first state of an episode, or with ``free_joints=False`` towards where the reset left them,
+    as robomimic does.
 
     Metrics: ``success`` (1 once the check held), ``time_to_success`` (steps; the limit without
     one), ``return``, ``clipped_actions``.
@@ -194,16 +197,19 @@ class RobomimicEnv(SeededEnv):
         return gymnasium.spaces.Box(low, high, dtype=np.float32)
 
     def _start(self, seed: int, options: dict[str, Any]) -> None:
-        unknown = sorted(set(options) - {"state", "model"})
+        unknown = sorted(set(options) - {"state", "model", "free_joints"})
         if unknown:
-            raise UsageError(f"unknown reset option {unknown[0]!r}; valid options: model, state")
+            raise UsageError(
+                f"unknown reset option {unknown[0]!r}; valid: free_joints, model, state"
+            )
         self._close_renderers()
         with _legacy_random(seed):
             self._sim.reset()
             if options.get("model") is not None:
                 self._load_model(str(options["model"]))
         if options.get("state") is not None:
-            self._restore(np.asarray(options["state"], np.float64))
+            state = np.asarray(options["state"], np.float64)
+            self._restore(state, free_joints=bool(options.get("free_joints", True)))
         self._is_success = False
         self._first_success = None
 
@@ -217,7 +223,7 @@ class RobomimicEnv(SeededEnv):
             ) from error
         self._sim.sim.reset()
 
-    def _restore(self, state: np.ndarray) -> None:
+    def _restore(self, state: np.ndarray, *, free_joints: bool) -> None:
         size = len(self.simulator_state)
         if state.shape != (size,) or not np.isfinite(state).all():
             raise UsageError(
@@ -227,8 +233,7 @@ class RobomimicEnv(SeededEnv):
         self._sim.sim.set_state_from_flattened(state)
         self._sim.sim.forward()
         self._sim.update_state()
-        # The controllers pull the joints that the hand leaves free towards where they started.
-        for robot in self._sim.robots:
+        for robot in self._sim.robots if free_joints else ():
             joints = self._sim.sim.data.qpos[robot._ref_arm_joint_pos_indexes]
             for arm in robot.arms:
                 robot.part_controllers[arm].update_initial_joints(np.array(joints))

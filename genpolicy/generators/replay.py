@@ -2,12 +2,14 @@
 
 An episode starts in the first recorded state, in the recorded scene where the file has it, and
 executes the recorded actions. Contacts are chaotic, so another release of the simulator loses some;
-a controller that was restored wrongly loses nearly all.
+a controller that was restored wrongly loses nearly all. Recordings of the installed release are
+followed exactly (``free_joints`` of ``RobomimicEnv``), others as robomimic follows them.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -118,6 +120,10 @@ def _environment(path: str) -> RobomimicEnv:
     )
 
 
+def _is_of_this_release(env: RobomimicEnv) -> bool:
+    return env.env_args.get("env_version") == importlib.metadata.version("robosuite")
+
+
 def _replay(job: tuple[str, str]) -> ReplayedDemo:
     from genpolicy.data.robomimic_file import open_robomimic
 
@@ -127,7 +133,8 @@ def _replay(job: tuple[str, str]) -> ReplayedDemo:
     if demo.states is None:
         raise DataError(f"{path}: {name} has no states, so it cannot be replayed")
     env = _environment(path)
-    env.reset(seed=0, options={"state": demo.states[0], "model": demo.model_file})
+    start = {"state": demo.states[0], "model": demo.model_file}
+    env.reset(seed=0, options={**start, "free_joints": _is_of_this_release(env)})
     errors: list[float] = []
     for step, action in enumerate(demo.actions):
         _, _, is_success, _, _ = env.step(action)
