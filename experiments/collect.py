@@ -7,6 +7,7 @@ csv file than results.csv.
 """
 
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from genpolicy.evaluation.records import format_seeds
 METRICS = {
     "maze2d": ("d4rl_score", "success"),
     "pusht": ("max_reward", "max_coverage", "final_coverage", "success"),
+    "robomimic": ("success", "time_to_success"),
 }
 
 
@@ -35,7 +37,7 @@ def main(folder: str, *pairs: str) -> None:
         label, _, path = pair.partition("=")
         name, _, step = label.partition("@")
         result = load(Path(path))
-        family = result.task.split("-")[0]
+        family = re.split("[-/]", result.task)[0]
         for metric in METRICS[family]:
             interval = result.interval(metric)
             rows.append(

@@ -9,7 +9,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-PRIMARY = {"maze2d_umaze": "d4rl_score", "offline_rl": "d4rl_score", "pusht": "max_reward"}
+PRIMARY = {
+    "maze2d_umaze": "d4rl_score",
+    "offline_rl": "d4rl_score",
+    "pusht": "max_reward",
+    "robomimic": "success",
+}
 
 
 def rows_of(folder: str, name: str = "results.csv") -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ from genpolicy.errors import UsageError
 __all__ = [
     "RunLock",
     "clean_staging",
+    "publish_file",
     "publish_folder",
     "sha256_of",
     "swap_link",
@@ -45,21 +46,30 @@ def _staging_name(target: Path) -> Path:
     return target.parent / f"{_STAGE}{target.name}-{uuid.uuid4().hex[:8]}"
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically: readers see the old content or the new."""
+@contextmanager
+def publish_file(path: str | Path) -> Iterator[Path]:
+    """Yield a name to write to, in the same directory, that becomes ``path`` without an error.
+
+    Readers of ``path`` see the old content or the new.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     stage = _staging_name(target)
     try:
-        with open(stage, "wb") as handle:
-            handle.write(data)
-            handle.flush()
+        yield stage
+        with open(stage, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(stage, target)
     except BaseException:
         stage.unlink(missing_ok=True)
         raise
     _sync_directory(target.parent)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically: readers see the old content or the new."""
+    with publish_file(path) as stage:
+        stage.write_bytes(data)
 
 
 def write_json(path: str | Path, data: Any) -> None:

@@ -33,8 +33,15 @@ MACS = ACTION * WIDTH + 2 * WIDTH * WIDTH + WIDTH * ACTION
 """Multiplications per row and step that are left when observations and time leave the loop."""
 
 
-def policy(n_steps: int, n_members: int = 1):
-    """Return an untrained policy (the time of a call does not depend on its weights)."""
+def policy(n_steps: int, seed: int = 1, *, width: int = WIDTH, network: dict | None = None):
+    """Return an untrained policy (the time of a call does not depend on its weights).
+
+    Args:
+        n_steps: of the DDPM sampler.
+        seed: of the weights.
+        width: of the MLP.
+        network: the configuration of another network.
+    """
     spec = TaskSpec(
         task="speed",
         obs_shapes={"state": (OBS,)},
@@ -49,12 +56,14 @@ def policy(n_steps: int, n_members: int = 1):
     normalizer = Normalizer(action=stats["action"], obs=obs)
     config = {
         "encoder": {"_target_": "genpolicy.networks.LowDimEncoder"},
-        "network": {"_target_": "genpolicy.networks.MLP", "width": WIDTH, "n_layers": 3},
+        "network": {"_target_": "genpolicy.networks.MLP", "width": width, "n_layers": 3},
         "path": {"_target_": "genpolicy.paths.CosinePath", "t_max": 0.99},
         "denoiser": {"_target_": "genpolicy.denoisers.ParameterizedDenoiser", "predicts": "noise"},
         "sampler": {"_target_": "genpolicy.sampling.Sampler", "rule": "ddpm", "n_steps": n_steps},
     }
-    torch.manual_seed(n_members)
+    if network is not None:
+        config["network"] = network
+    torch.manual_seed(seed)
     return build_policy(config, spec=spec, normalizer=normalizer).eval()
 
 

@@ -21,6 +21,8 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from genpolicy.envs.rendering import GL_PACKAGES, render_error
+
 __all__ = [
     "Row",
     "Status",
@@ -44,32 +46,17 @@ MAIN_EXTRAS = ("", "sim")
 OPTIONAL_EXTRAS = {
     "minari": "reading Minari data sets",
     "diffusers": "comparing with diffusers schedulers",
-    "robomimic": "robosuite tasks",
+    "robosuite": "robosuite tasks (robomimic/...)",
+    "robomimic": "comparing with robomimic's own reader",
     "d4rl": "comparing with D4RL's own readers",
     "search": "Bayesian weight search",
     "wandb": "logging to Weights & Biases",
 }
 
 MALICIOUS_LIGHTNING = ("2.6.2", "2.6.3")
-GL_PACKAGES = {
-    "egl": "libegl1 libegl-mesa0 libgl1-mesa-dri",
-    "osmesa": "libosmesa6",
-}
 
 _PROBE_S = 120.0
 _WARN_FREE_GB, _FAIL_FREE_GB = 5.0, 0.2
-
-_RENDER = """
-import mujoco
-model = mujoco.MjModel.from_xml_string(
-    '<mujoco><worldbody><light pos="0 0 3"/><geom type="sphere" size=".5"/></worldbody></mujoco>')
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-renderer = mujoco.Renderer(model, 32, 32)
-renderer.update_scene(data)
-image = renderer.render()
-assert image.max() > image.min(), "the rendered image is blank"
-"""
 
 _STEP = """
 from genpolicy.envs.registry import make_env
@@ -217,11 +204,15 @@ def check_main_job() -> Iterator[Row]:
     error = _child_error(_STEP)
     remedy = "pip install 'genpolicy[sim]'" if error else ""
     yield Row("main job", "step maze2d", "FAIL" if error else "OK", error or "works", remedy)
+    if _is_installed("robosuite"):
+        error = _child_error(_STEP.replace("maze2d-umaze", "robomimic/lift"))
+        remedy = "pip install 'genpolicy[robosuite]'" if error else ""
+        yield Row("main job", "step robosuite", "WARN" if error else "OK", error or "works", remedy)
 
 
 def check_rendering() -> Iterator[Row]:
     """Render one image off screen with each backend; only videos and pixels need one."""
-    errors = {name: _child_error(_RENDER, MUJOCO_GL=name) for name in GL_PACKAGES}
+    errors = {name: render_error(name) for name in GL_PACKAGES}
     works = [name for name, error in errors.items() if not error]
     chosen = os.environ.get("MUJOCO_GL", "")
     for name, error in errors.items():
@@ -273,6 +264,14 @@ def check_disk() -> Iterator[Row]:
             status = "FAIL" if free < _FAIL_FREE_GB else "WARN"
         remedy = "" if status == "OK" else "free some space: checkpoints and data need a few GB"
         yield Row("disk", name, status, f"{folder}: {free:.0f} GB free, writable", remedy)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _canonical(name: str) -> str:

@@ -22,6 +22,9 @@ Roll a policy out, one record per seed in an append-only ledger, and print means
   genpolicy evaluate checkpoint=pusht-flow sampler.n_steps=4 video=3
   genpolicy evaluate checkpoint=runs/pusht_flow/seed-1 --resume     continue one that was stopped
   genpolicy evaluate checkpoint=runs/idql/last n_candidates=64      best of 64 by the run's critic
+
+A policy of a data set that records its environment (robomimic's) is evaluated in that environment;
+where this machine's differs, that is an error unless --allow-env-mismatch is given.
 """
 
 
@@ -29,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
     """Run the command; returns 0 or raises an error with its own exit code."""
     from genpolicy.cli.compose_config import compose_config
 
-    flags = {"--resume": "resume=true"}
+    flags = {"--resume": "resume=true", "--allow-env-mismatch": "allow_env_mismatch=true"}
     unknown = [a for a in argv if a.startswith("-") and a not in flags]
     if unknown:
         raise UsageError(f"unknown option {unknown[0]!r}; see `genpolicy evaluate --help`")
@@ -47,6 +50,7 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Any, Path]:
         The result and the folder with its ledger, summary and videos.
     """
     from genpolicy.evaluation import evaluate
+    from genpolicy.evaluation.recorded_env import task_of_policy
     from genpolicy.evaluation.video import record_videos
     from genpolicy.files import write_json
     from genpolicy.policies import load_policy
@@ -57,11 +61,18 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Any, Path]:
         policy = policy.with_sampler(**changes)
     policy = _selected(policy, config)
     task = config["task"] or policy.spec.task
+    setting = task_of_policy(
+        task,
+        trained_on=policy.spec.task,
+        env=_recorded_env(config["checkpoint"]),
+        overrides=config["env"],
+        allow_mismatch=bool(config["allow_env_mismatch"]),
+    )
     folder = Path(config["out"]) if config["out"] else _default_folder(config, task)
     seeds = range(int(config["first_seed"]), int(config["first_seed"]) + int(config["n_episodes"]))
     result = evaluate(
         policy,
-        task,
+        setting,
         seeds=seeds,
         n_envs=int(config["n_envs"]),
         n_action_steps=config["n_action_steps"],
@@ -74,13 +85,24 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Any, Path]:
     if config["video"]:
         record_videos(
             policy,
-            task,
+            setting,
             seeds=seeds[: int(config["video"])],
             folder=folder / "videos",
             n_action_steps=config["n_action_steps"],
             expected=result.records,
         )
     return result, folder
+
+
+def _recorded_env(checkpoint: Any) -> dict[str, Any]:
+    """Return the settings of the environment that a checkpoint's data was recorded in."""
+    from genpolicy.policies import read_card
+    from genpolicy.policies.checkpoint import resolve_checkpoint
+    from genpolicy.policies.composition_checkpoint import is_composition
+
+    if is_composition(resolve_checkpoint(checkpoint)):
+        return {}
+    return dict(read_card(checkpoint).dataset.get("env") or {})
 
 
 def _selected(policy: DenoisingPolicy, config: dict[str, Any]) -> DenoisingPolicy:
@@ -101,7 +123,7 @@ def _selected(policy: DenoisingPolicy, config: dict[str, Any]) -> DenoisingPolic
 
 def _default_folder(config: dict[str, Any], task: str) -> Path:
     checkpoint = Path(str(config["checkpoint"]))
-    name = "-".join([checkpoint.name, task, str(config["weights"])])
+    name = "-".join([checkpoint.name, task.replace("/", "-"), str(config["weights"])])
     if config["n_candidates"] is not None:
         name += f"-best-of-{config['n_candidates']}"
     home = checkpoint.parent if checkpoint.exists() and checkpoint.is_symlink() else checkpoint

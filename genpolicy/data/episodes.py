@@ -10,7 +10,8 @@ follows) or ``truncated`` (the recording stops: the value of the next state is m
     truncated    .    .    .    .    .    .    x
 
 Types are settled on the way in (``Episodes.from_arrays``): low-dimensional observations and rewards
-become float32, images stay uint8 ``(height, width, channels)``, actions have to be floating point.
+become float32, images stay uint8 ``(height, width, channels)`` and may stay in their file
+(``genpolicy.data.lazy``), actions have to be floating point.
 Nothing is cast silently into something that means something else: integer actions, float images and
 channels-first images are refused.
 """
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genpolicy.data.images import check_image
+from genpolicy.data.lazy import blocks_of, rows_from
 from genpolicy.errors import DataError, UsageError
 
 __all__ = ["Array", "DataSource", "Episodes", "OnNan", "SourceKind"]
@@ -47,12 +49,15 @@ class DataSource:
             recipe), ``"generated"`` (made by this library) or ``"local"`` (a file of the user's).
         path: file or folder it was read from; None where it never was one.
         details: what else is known, as plain containers: generator settings, versions, counts.
+        env: keyword arguments of the task's environment that restore the one it was recorded in,
+            in JSON types; a policy trained on the data is evaluated there. Empty for the standard.
     """
 
     name: str
     kind: SourceKind
     path: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    env: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +76,7 @@ class Episodes:
         source: where it comes from.
         final_obs: for each key ``(n_episodes, *shape)``, the observation after an episode's last
             action; None where the data does not have it (D4RL's files do not).
+        names: name of each episode in its file, for messages; None where they have none.
     """
 
     obs: dict[str, Array]
@@ -81,6 +87,7 @@ class Episodes:
     episode_ends: Array
     source: DataSource
     final_obs: dict[str, Array] | None = None
+    names: tuple[str, ...] | None = None
 
     @classmethod
     def from_arrays(
@@ -94,6 +101,7 @@ class Episodes:
         terminated: Array | None = None,
         truncated: Array | None = None,
         final_obs: Mapping[str, Array] | None = None,
+        names: Sequence[str] | None = None,
         on_nan: OnNan = "error",
     ) -> Episodes:
         """Cast arrays to the types above, check them and return episodes.
@@ -108,6 +116,7 @@ class Episodes:
             terminated: None means that no step is known to end the task.
             truncated: None means every episode's last step that is not terminated.
             final_obs: as in the class.
+            names: as in the class.
             on_nan: ``"error"``, or ``"drop_episode"`` to leave out the episodes with values that
                 are not finite, with one warning that counts them.
 
@@ -139,6 +148,7 @@ class Episodes:
             final_obs=None
             if final_obs is None
             else {key: _cast_obs(source.name, key, value) for key, value in final_obs.items()},
+            names=None if names is None else tuple(names),
         )
         return episodes.validate(on_nan=on_nan)
 
@@ -213,9 +223,9 @@ class Episodes:
         """
         digest = hashlib.sha256()
         for name, value in self._named_arrays():
-            array = np.ascontiguousarray(value)
-            digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-            digest.update(array.data if array.size else b"")
+            digest.update(f"{name}|{value.dtype.str}|{value.shape}|".encode())
+            for block in blocks_of(value):
+                digest.update(np.ascontiguousarray(block).data if block.size else b"")
         return digest.hexdigest()
 
     def locate(self, row: int) -> tuple[int, int]:
@@ -245,13 +255,14 @@ class Episodes:
         final = self.final_obs
         return replace(
             self,
-            obs={key: value[rows] for key, value in self.obs.items()},
+            obs={key: rows_from(value, rows) for key, value in self.obs.items()},
             actions=self.actions[rows],
             rewards=None if self.rewards is None else self.rewards[rows],
             terminated=self.terminated[rows],
             truncated=self.truncated[rows],
             episode_ends=np.cumsum(self.lengths[ids], dtype=np.int64),
             final_obs=None if final is None else {key: value[ids] for key, value in final.items()},
+            names=None if self.names is None else tuple(self.names[int(e)] for e in ids),
         )
 
     def validate(self, *, on_nan: OnNan = "error") -> Episodes:
@@ -273,6 +284,10 @@ class Episodes:
         for key, value in self.obs.items():
             check_image(self.source.name, key, value)
         return self._check_finite(on_nan)
+
+    def _name_of(self, episode: int) -> str:
+        named = "" if self.names is None else f" ({self.names[episode]})"
+        return f"episode {episode}{named}"
 
     def _named_arrays(self) -> list[tuple[str, Array]]:
         arrays = [(f"obs/{key}", self.obs[key]) for key in sorted(self.obs)]
@@ -332,8 +347,8 @@ class Episodes:
                 where = [self.locate(int(row)) for row in bad_rows]
             bad_episodes.update(episode for episode, _ in where)
             found.append(
-                f"{key}: {int((~finite).sum())} values that are nan or inf, the first in episode "
-                f"{where[0][0]} at step {where[0][1]}"
+                f"{key}: {int((~finite).sum())} values that are nan or inf, the first in "
+                f"{self._name_of(where[0][0])} at step {where[0][1]}"
             )
         if not found:
             return self

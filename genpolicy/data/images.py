@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genpolicy.data.lazy import blocks_of
 from genpolicy.errors import DataError
 
 __all__ = ["as_image", "check_image"]
@@ -49,7 +50,7 @@ def check_image(name: str, key: str, value: NDArray[Any]) -> None:
             f"{name}: images {key!r} have shape {shape}, which is {order}; expected (height, "
             "width, channels) with 1, 3 or 4 channels: use np.moveaxis(images, 1, -1)"
         )
-    if len(value) and int(value.max()) <= 1:
+    if len(value) and not any(int(block.max()) > 1 for block in blocks_of(value)):
         raise DataError(
             f"{name}: images {key!r} have no value above 1, expected 0 to 255; they look like "
             "images in [0, 1] that were cast to uint8"

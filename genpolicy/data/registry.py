@@ -11,21 +11,18 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genpolicy.data.d4rl import read_d4rl
 from genpolicy.data.download import by_hand, download, verify_file
+from genpolicy.data.entries import DATASETS, DatasetEntry
 from genpolicy.data.episodes import Array, Episodes
+from genpolicy.data.lazy import blocks_of
 from genpolicy.data.normalizer import Normalizer
-from genpolicy.data.pusht import PUSHT_MIRROR, Variant, read_pusht
 from genpolicy.data.reading import DamagedFileError, require_path
 from genpolicy.data.symmetry import Symmetry
 from genpolicy.errors import DataError, UsageError, check_options, nearest
@@ -42,110 +39,6 @@ __all__ = [
     "get_dataset",
     "load_dataset",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetEntry:
-    """What is known of a data set.
-
-    Args:
-        name: name of the task.
-        description: one sentence.
-        read: reader of a path with the entry's own options; takes ``name`` and ``kind`` as well.
-        folder: folder in the cache; tasks on the same file share it.
-        official_files: names of the published file; a download gets the first.
-        local_files: names of files that hold the same task but are not the published one.
-        urls: addresses of the published file, tried in order; empty when there is none.
-        sha256: of the first official file; None trusts and records that of the first download.
-        can_generate: whether ``genpolicy data make`` makes one.
-        symmetries: known symmetries of the task by name, for ``data.symmetry``.
-    """
-
-    name: str
-    description: str
-    read: Callable[..., Episodes]
-    folder: str
-    official_files: tuple[str, ...]
-    local_files: tuple[str, ...] = ()
-    urls: tuple[str, ...] = ()
-    sha256: str | None = None
-    can_generate: bool = False
-    symmetries: Mapping[str, Symmetry] = field(default_factory=dict[str, Symmetry])
-
-    @property
-    def hint(self) -> str:
-        """How to get the data set, in one line."""
-        ways = [f"genpolicy data make {self.name}"] if self.can_generate else []
-        if self.urls:
-            ways.append(f"genpolicy data get {self.name}")
-        return ", or ".join(ways)
-
-
-def _d4rl_urls(file: str) -> tuple[str, ...]:
-    address = f"rail.eecs.berkeley.edu/datasets/offline_rl/{file}"
-    return (f"https://{address}", f"http://{address}")
-
-
-def _maze2d(size: str) -> DatasetEntry:
-    return DatasetEntry(
-        name=f"maze2d-{size}",
-        description=f"D4RL maze2d-{size}-v1: a ball driven through a maze from goal to goal",
-        read=functools.partial(
-            read_d4rl,
-            obs_keys={"state": "observations", "goal": "infos/goal"},
-            split_on="goal",
-        ),
-        folder=f"maze2d-{size}",
-        official_files=(f"maze2d-{size}-sparse-v1.hdf5",),
-        local_files=(f"maze2d-{size}.hdf5",),
-        urls=_d4rl_urls(f"maze2d/maze2d-{size}-sparse-v1.hdf5"),
-        can_generate=True,
-    )
-
-
-def _pusht(name: str, variant: Variant, description: str) -> DatasetEntry:
-    return DatasetEntry(
-        name=name,
-        description=f"Diffusion Policy's Push-T demonstrations, observed as {description}",
-        read=functools.partial(read_pusht, variant=variant),
-        folder="pusht",
-        official_files=("pusht.zip", "pusht_cchi_v7_replay.zarr.zip", "pusht_cchi_v7_replay.zarr"),
-        urls=("https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip",),
-        sha256="63d52a114a3f010861f0181309d165b7d69133ccae426ece2fc94caed147bdf9",
-        symmetries={"mirror": PUSHT_MIRROR},
-    )
-
-
-_ENTRIES = (
-    _pusht("pusht", "keypoints", "9 points of the block and the agent's position"),
-    _pusht("pusht-state", "state", "the poses of block and agent"),
-    _pusht("pusht-pixels", "pixels", "96 x 96 images and the agent's position"),
-    _pusht("pusht-all", "all", "all of these"),
-    _maze2d("umaze"),
-    _maze2d("medium"),
-    _maze2d("large"),
-    DatasetEntry(
-        name="door-human",
-        description="D4RL door-human-v0: 25 human demonstrations of the Adroit hand opening a door",
-        # Its timeouts lie inside the demonstrations; see genpolicy.data.d4rl.
-        read=functools.partial(read_d4rl, split="terminals"),
-        folder="door-human",
-        official_files=("door-v0_demos_clipped.hdf5",),
-        urls=_d4rl_urls("hand_dapg/door-v0_demos_clipped.hdf5"),
-    ),
-    DatasetEntry(
-        name="kitchen-complete",
-        description="D4RL kitchen-complete: human demonstrations of four tasks in Franka Kitchen",
-        read=functools.partial(read_d4rl, max_episode_steps=280),
-        folder="kitchen-complete",
-        official_files=("mini_kitchen_microwave_kettle_light_slider-v0.hdf5",),
-        local_files=("kitchen-complete.hdf5",),
-        urls=_d4rl_urls("kitchen/mini_kitchen_microwave_kettle_light_slider-v0.hdf5"),
-    ),
-)
-
-DATASETS: dict[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
-"""Known data sets by task."""
 
 
 def dataset_entry(task: str) -> DatasetEntry:
@@ -203,10 +96,11 @@ def find_dataset(task: str) -> Path | None:
     named = os.environ.get("GENPOLICY_DATA")
     if named and not Path(named).is_dir():
         raise DataError(f"GENPOLICY_DATA is {named!r}, which is no folder; correct or unset it")
-    listing = _listing(Path(named)) if named else {}
+    listing = _listing(Path(named)) if named else []
     for name in (*entry.official_files, *entry.local_files):
-        if name in listing:
-            return listing[name]
+        for path in listing:
+            if _is_named(path, name):
+                return path
         cached = _cache_folder(entry) / name
         if cached.exists():
             return cached
@@ -238,7 +132,7 @@ def load_dataset(task: str, path: str | Path | None = None, **options: Any) -> E
             f"{f'GENPOLICY_DATA={named}' if named else 'GENPOLICY_DATA (not set)'} and "
             f"{_cache_folder(entry)}; get it with: {entry.hint}"
         )
-    kind = "official" if file.name in entry.official_files else "local"
+    kind = "official" if _is_official(entry, file) else "local"
     try:
         if file.is_file():
             verify_file(file, sha256=_known_sha256(entry, file))
@@ -319,12 +213,23 @@ def _cache_folder(entry: DatasetEntry) -> Path:
 
 
 def _known_sha256(entry: DatasetEntry, file: Path) -> str | None:
-    return entry.sha256 if file.name == entry.official_files[0] else None
+    first = entry.official_files[:1]
+    return entry.sha256 if first and _is_named(file, first[0]) else None
 
 
-def _listing(root: Path) -> dict[str, Path]:
-    """Return the first path of each file or zarr folder name below ``root``, in sorted order."""
-    found: dict[str, Path] = {}
+def _is_named(path: Path, name: str) -> bool:
+    """Whether a path ends in a name of an entry, which may hold folders."""
+    parts = Path(name).parts
+    return path.parts[-len(parts) :] == parts
+
+
+def _is_official(entry: DatasetEntry, file: Path) -> bool:
+    return any(_is_named(file, name) for name in entry.official_files)
+
+
+def _listing(root: Path) -> list[Path]:
+    """Return the files and zarr folders below ``root``, in sorted order."""
+    found: list[Path] = []
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         if os.path.realpath(folder) in seen:  # a link back into the tree
@@ -332,13 +237,13 @@ def _listing(root: Path) -> dict[str, Path]:
             continue
         seen.add(os.path.realpath(folder))
         for name in sorted(files) + sorted(n for n in folders if n.endswith(".zarr")):
-            found.setdefault(name, Path(folder) / name)
+            found.append(Path(folder) / name)
         folders[:] = sorted(n for n in folders if not n.endswith(".zarr") and n[0] != ".")
     return found
 
 
 def _remedy(entry: DatasetEntry, file: Path) -> str:
-    if file.name not in entry.official_files or not entry.urls:
+    if not _is_official(entry, file) or not entry.urls:
         return f"make or get it again: {entry.hint}" if entry.hint else "restore the file"
     if cache_dir() in file.parents:
         return f"fetch it again with: genpolicy data get {entry.name} force=true"
@@ -352,9 +257,10 @@ def _spread(values: Array) -> dict[str, float]:
 def _ranges(values: Array) -> dict[str, Any]:
     """Return shape, type and range; of images the range of all pixels, not of each."""
     axes = None if values.ndim > 2 else 0
+    blocks = [(np.min(b, axis=axes), np.max(b, axis=axes)) for b in blocks_of(values)]
     return {
         "shape": [int(n) for n in values.shape[1:]],
         "dtype": str(values.dtype),
-        "min": np.min(values, axis=axes).tolist(),
-        "max": np.max(values, axis=axes).tolist(),
+        "min": np.min([low for low, _ in blocks], axis=0).tolist(),
+        "max": np.max([high for _, high in blocks], axis=0).tolist(),
     }

@@ -22,7 +22,7 @@ but episodes too short for it are left out, and repetitions count in the loss.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from genpolicy.data.episodes import Array, Episodes
+from genpolicy.data.lazy import LazyRows
 from genpolicy.errors import UsageError
 
 __all__ = ["WindowBatch", "WindowDataset", "WindowIndex", "check_window_sizes"]
@@ -131,7 +132,7 @@ class WindowIndex:
 
 
 class WindowDataset:
-    """Windows of episodes that lie in memory; a batch is one gather per key.
+    """Windows of episodes; a batch is one gather per key, or for lazy images one read.
 
     Args:
         episodes: the data; its arrays are shared, not copied.
@@ -166,7 +167,7 @@ class WindowDataset:
             pad_after=pad_after,
             episode_ids=episode_ids,
         )
-        self._obs = {key: torch.as_tensor(value) for key, value in episodes.obs.items()}
+        self._obs = {key: _tensor(value) for key, value in episodes.obs.items()}
         self._actions = torch.as_tensor(episodes.actions)
         self._returns = None
         if discount is not None:
@@ -198,7 +199,13 @@ class WindowDataset:
         return _take(self._actions, rows), mask
 
 
-def _take(values: Tensor, rows: Tensor) -> Tensor:
+def _tensor(value: Any) -> Tensor | LazyRows:
+    return value if isinstance(value, LazyRows) else torch.as_tensor(value)
+
+
+def _take(values: Tensor | LazyRows, rows: Tensor) -> Tensor:
     """Return ``values[rows]``; index_select is several times faster than indexing with 2-D rows."""
+    if isinstance(values, LazyRows):
+        return torch.as_tensor(values[rows.numpy()])
     flat = values.index_select(0, rows.reshape(-1))
     return flat.view(*rows.shape, *values.shape[1:])

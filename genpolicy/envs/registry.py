@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from genpolicy.envs.mazes import MAZES
 from genpolicy.errors import SimulatorError, UsageError, nearest
 from genpolicy.references import normalized_score
+from genpolicy.robomimic_tasks import ROBOMIMIC_TASKS, RobomimicTask
 
 if TYPE_CHECKING:
     from genpolicy.envs.base import SeededEnv
@@ -35,6 +36,8 @@ class EnvEntry:
         packages: distributions whose versions decide the numbers.
         d4rl_name: environment whose reference returns normalise the return; None without such.
         note: how a number from this task compares with published ones.
+        steps_per_second: control steps in a second of simulated time, for videos.
+        extra: the extra that installs the simulator.
     """
 
     task: str
@@ -45,6 +48,8 @@ class EnvEntry:
     packages: tuple[str, ...]
     d4rl_name: str | None
     note: str
+    steps_per_second: float
+    extra: str = "sim"
 
     def score(self, episode_return: float) -> float | None:
         """Return the D4RL score of an episode return in points; None where there is none."""
@@ -79,6 +84,15 @@ def _pusht(obs: str) -> Callable[..., SeededEnv]:
     return make
 
 
+def _robomimic(task: str, obs: str, max_steps: int) -> Callable[..., SeededEnv]:
+    def make(**settings: Any) -> SeededEnv:
+        from genpolicy.envs.robomimic import RobomimicEnv
+
+        return RobomimicEnv(**{"task": task, "obs": obs, "max_steps": max_steps, **settings})
+
+    return make
+
+
 _SHARED = ("success", "return", "clipped_actions")
 
 
@@ -93,6 +107,7 @@ def _entries() -> Mapping[str, EnvEntry]:
             packages=("gymnasium", "mujoco"),
             d4rl_name=maze.d4rl_name,
             note="D4RL's task and geometry on current MuJoCo; scores above 100 are ordinary",
+            steps_per_second=100.0,
         )
         for task, maze in MAZES.items()
     ]
@@ -106,6 +121,7 @@ def _entries() -> Mapping[str, EnvEntry]:
             packages=("gymnasium", "gym-pusht", "pymunk", "shapely", "pygame"),
             d4rl_name=None,
             note="Diffusion Policy's protocol and start states; its score is max_reward",
+            steps_per_second=10.0,
         )
         for task, obs in (
             ("pusht", "keypoints"),
@@ -114,7 +130,31 @@ def _entries() -> Mapping[str, EnvEntry]:
             ("pusht-all", "all"),
         )
     ]
+    entries += [
+        EnvEntry(
+            task=f"robomimic/{name}",
+            make=_robomimic(task.name, obs, max_steps),
+            max_steps=max_steps,
+            metrics=(*_SHARED, "time_to_success"),
+            primary="success",
+            packages=("robosuite", "mujoco"),
+            d4rl_name=None,
+            note="robomimic's protocol on current robosuite and MuJoCo; published success rates "
+            "are of older releases and other data",
+            steps_per_second=20.0,
+            extra="robosuite",
+        )
+        for task in ROBOMIMIC_TASKS.values()
+        for name, obs, max_steps in _robomimic_variants(task)
+    ]
     return MappingProxyType({entry.task: entry for entry in entries})
+
+
+def _robomimic_variants(task: RobomimicTask) -> list[tuple[str, str, int]]:
+    """Return name, kind of observations and step limit of each variant of a robosuite task."""
+    published = [(f"{task.name}_{kind}", "low_dim", n) for kind, n in task.published.items()]
+    own = [(task.name, "low_dim", task.max_steps), (f"{task.name}-image", "image", task.max_steps)]
+    return own + published
 
 
 ENVS: Mapping[str, EnvEntry] = _entries()
@@ -149,7 +189,7 @@ def make_env(task: str, **settings: Any) -> SeededEnv:
     except ModuleNotFoundError as error:
         raise SimulatorError(
             f"task {task!r} needs {error.name}, which is not installed; "
-            f"install it with: pip install 'genpolicy[sim]'"
+            f"install it with: pip install 'genpolicy[{entry.extra}]'"
         ) from error
 
 

@@ -103,6 +103,7 @@ class EvaluationTask:
             primary=entry.primary,
             simulators=entry.versions(),
             note=entry.note,
+            steps_per_second=entry.steps_per_second,
             settings=settings,
         )
 

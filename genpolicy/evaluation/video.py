@@ -66,7 +66,7 @@ def record_videos(
         UsageError: when an episode differs from its expected record.
         SimulatorError: when imageio-ffmpeg is not installed.
     """
-    setting = _with_rate(task) if isinstance(task, str) else task
+    setting = EvaluationTask.named(task) if isinstance(task, str) else task
     every = max(1, round(setting.steps_per_second / _FPS))
     known = {record.seed: record for record in expected}
     films = []
@@ -90,20 +90,6 @@ def record_videos(
             write_bytes(strip, draw_filmstrip(rollout))
             films.append(EpisodeFilm(rollout.record, mp4, strip))
     return films
-
-
-def _with_rate(name: str) -> EvaluationTask:
-    """Return a named task with the rate of control steps that its environment declares."""
-    import dataclasses
-
-    from genpolicy.envs.registry import make_env
-
-    env = make_env(name)
-    try:
-        rate = float(env.metadata["render_fps"])
-    finally:
-        env.close()
-    return dataclasses.replace(EvaluationTask.named(name), steps_per_second=rate)
 
 
 def _fit_for_film(frame: np.ndarray) -> np.ndarray:

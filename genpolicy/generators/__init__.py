@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from genpolicy.generators.maze2d import collect_maze2d, make_maze2d
     from genpolicy.generators.policies import ControllerPolicy, RandomPolicy
+    from genpolicy.generators.robomimic import make_robomimic
     from genpolicy.generators.waypoint import WaypointController
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "WaypointController",
     "collect_maze2d",
     "make_maze2d",
+    "make_robomimic",
 ]
 
 _HOME_OF = {
@@ -27,6 +29,7 @@ _HOME_OF = {
     "WaypointController": "waypoint",
     "collect_maze2d": "maze2d",
     "make_maze2d": "maze2d",
+    "make_robomimic": "robomimic",
 }
 
 

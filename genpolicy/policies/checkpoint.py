@@ -63,7 +63,8 @@ class PolicyCard:
         policy: the ``build_policy`` configuration.
         spec: what the policy sees and returns.
         normalizer: ``Normalizer.to_json`` of the training data.
-        dataset: name, kind, fingerprint and counts of the training data.
+        dataset: name, kind, fingerprint and counts of the training data, and ``env``, the
+            settings of the environment that it was recorded in (empty for the standard one).
         training: algorithm, step, seed and whatever reproduces the run.
         metrics: figures measured at this step, by name.
         versions: packages the checkpoint was written with.

@@ -143,7 +143,8 @@ class DenoisingPolicy(nn.Module, ABC):
                 # Sampling again in torch finds what is wrong, and says it.
         quiet = torch.no_grad() if self.needs_gradient else torch.inference_mode()
         with modes_kept(self), quiet:
-            self.eval()
+            if any(inner.training for inner in self.modules()):
+                self.eval()
             parts: list[Chunk] = []
             for block, block_seeds, n_wanted in self.blocks(obs, row_seeds):
                 if scheduled is None:

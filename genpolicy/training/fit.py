@@ -254,6 +254,7 @@ def _dataset(data: WindowDataModule) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "n_episodes": len(data.episodes.episode_ends),
         "n_steps": len(data.episodes.actions),
+        "env": dict(source.env),
     }
 
 

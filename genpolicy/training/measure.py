@@ -58,11 +58,18 @@ class Measure:
 
     def _rollouts(self, module: Any) -> dict[str, float]:
         from genpolicy.evaluation import evaluate
+        from genpolicy.evaluation.recorded_env import task_of_policy
 
+        task = task_of_policy(
+            self.evaluation["task"],
+            trained_on=self.data.task,
+            env=self.data.episodes.source.env,
+            allow_mismatch=True,
+        )
         first = int(self.evaluation["first_seed"])
         result = evaluate(
             acting_policy(module),
-            self.evaluation["task"],
+            task,
             seeds=range(first, first + int(self.evaluation["n_episodes"])),
             n_envs=int(self.evaluation["n_envs"]),
             progress=False,

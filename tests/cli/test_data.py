@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from genpolicy.cli.data import _number
+from genpolicy.cli.arguments import setting_of as _number
 from genpolicy.cli.main import main
 from genpolicy.data.d4rl import write_d4rl
 from genpolicy.data.episodes import DataSource
 from genpolicy.data.registry import DATASETS, generated_path
+from genpolicy.data.robomimic_file import Demo, write_robomimic
 from genpolicy.errors import UsageError
 from genpolicy.generators.maze2d import make_maze2d
+from genpolicy.robomimic_tasks import robomimic_task
 
 TASK = "maze2d-umaze"
 
@@ -192,3 +195,53 @@ def test_make_says_when_another_file_comes_first(tmp_path, monkeypatch, capsys, 
     monkeypatch.setenv("GENPOLICY_DATA", str(folder))
     assert main(["data", "make", TASK, "n=100"]) == 0
     assert f"note: {folder}" in capsys.readouterr().out
+
+
+def _robomimic_file(path, **changes):
+    n = 4
+    demo = Demo(
+        **{
+            "actions": np.linspace(-1, 1, 7 * n).reshape(n, 7),
+            "obs": {"object": np.arange(2.0 * n).reshape(n, 2)},
+            "rewards": np.array([0, 0, 0, 1.0]),
+        }
+        | changes
+    )
+    return write_robomimic(path, [demo], env_args=robomimic_task("lift").env_args())
+
+
+def test_check_prints_what_a_robomimic_file_has_and_lacks(tmp_path, capsys):
+    file = _robomimic_file(tmp_path / "mine äö.hdf5")
+    assert main(["data", "check", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "demonstrations: 1, 4 to 4 steps, 4 in all" in out
+    assert "environment: Lift" in out
+    assert "note: 1 of 1 demonstrations have no states: they cannot be replayed" in out
+
+
+def test_check_fails_on_what_is_wrong(tmp_path, capsys):
+    values = np.zeros((4, 2))
+    values[2, 1] = np.nan
+    file = _robomimic_file(tmp_path / "nan.hdf5", obs={"object": values})
+    assert main(["data", "check", str(file)]) == 3
+    captured = capsys.readouterr()
+    assert "WRONG: demo_0: obs/object has 1 values that are nan or inf" in captured.out
+    assert "1 problems; the first: demo_0" in captured.err
+    assert main(["data", "check", str(tmp_path / "none.hdf5")]) == 3
+    assert main(["data", "check"]) == 2
+    assert main(["data", "check", str(file), "reply=3"]) == 2
+
+
+def test_a_replay_needs_states(tmp_path, capsys):
+    file = _robomimic_file(tmp_path / "few.hdf5")
+    assert main(["data", "check", str(file), "replay=all"]) == 3
+    assert "has no states, so it cannot be replayed" in capsys.readouterr().err
+
+
+def test_demonstrations_without_robosuite_name_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "robosuite", None)
+    assert main(["data", "make", "robomimic/lift", "n_demos=1"]) == 6
+    assert "pip install 'genpolicy[robosuite]'" in capsys.readouterr().err
+    assert main(["data", "make", "robomimic/tool_hang"]) == 2
+    assert main(["data", "make", "robomimic/lift", "n_demo=1"]) == 2
+    assert "did you mean 'n_demos'" in capsys.readouterr().err

@@ -103,16 +103,16 @@ def test_a_missing_or_broken_optional_extra_stops_nothing(versions):
     versions(
         [
             "minari>=0.5; extra == 'minari'",
-            "robosuite==1.5.1; extra == 'robomimic'",
-            "mink<1.3; extra == 'robomimic'",
+            "robosuite==1.5.1; extra == 'robosuite'",
+            "mink<1.3; extra == 'robosuite'",
         ],
         {"robosuite": "1.5.2", "mink": "1.2.0"},
     )
     rows = by_name(checks.check_packages())
     assert rows["[minari]"].status == "off"
     assert "pip install 'genpolicy[minari]'" in rows["[minari]"].remedy
-    assert rows["robosuite [robomimic]"].status == "WARN"
-    assert rows["mink [robomimic]"].status == "OK"
+    assert rows["robosuite [robosuite]"].status == "WARN"
+    assert rows["mink [robosuite]"].status == "OK"
 
 
 def test_running_without_an_installation_fails(monkeypatch):

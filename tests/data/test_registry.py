@@ -195,7 +195,24 @@ def test_a_description_is_plain_and_right(places):
 def test_entries_are_complete():
     for name, entry in DATASETS.items():
         assert entry.name == name
-        assert entry.hint.startswith("genpolicy data")
-        assert entry.urls
+        assert entry.hint.startswith(("genpolicy data", "data.path=FILE"))
+        assert entry.urls or entry.local_files
         assert all(url.startswith(("http://", "https://")) for url in entry.urls)
         assert not entry.can_generate or entry.local_files
+
+
+def test_published_files_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch):
+    for task in ("can", "lift"):
+        place = tmp_path / "robomimic" / task / "ph" / "low_dim_v141.hdf5"
+        place.parent.mkdir(parents=True)
+        place.touch()
+    monkeypatch.setenv("GENPOLICY_DATA", str(tmp_path))
+    assert find_dataset("robomimic/can_ph") == tmp_path / "robomimic/can/ph/low_dim_v141.hdf5"
+    assert find_dataset("robomimic/lift_ph") == tmp_path / "robomimic/lift/ph/low_dim_v141.hdf5"
+    assert find_dataset("robomimic/square_ph") is None
+    newer = tmp_path / "other" / "can" / "ph" / "low_dim_v15.hdf5"
+    newer.parent.mkdir(parents=True)
+    newer.touch()
+    assert find_dataset("robomimic/can_ph") == newer
+    with pytest.raises(DataError, match=r"GENPOLICY_OFFLINE is set, .*robomimic_datasets/resolve"):
+        get_dataset("robomimic/square_ph")

@@ -23,8 +23,21 @@ OBS_SHAPES = {
 }
 
 
+ROBOSUITE = {task for task in ENVS if task.startswith("robomimic/")}  # tested on their own
+
+
 def test_the_tasks():
-    assert set(ENVS) == set(OBS_SHAPES)
+    assert set(ENVS) - ROBOSUITE == set(OBS_SHAPES)
+    assert {ENVS[task].extra for task in ROBOSUITE} == {"robosuite"}
+    limits = {task: ENVS[f"robomimic/{task}"].max_steps for task in ("can", "can_ph", "can_mh")}
+    assert limits == {"can": 400, "can_ph": 400, "can_mh": 500}
+    assert ENVS["robomimic/transport_mh"].max_steps == 1100
+
+
+def test_a_missing_robosuite_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "robosuite", None)
+    with pytest.raises(SimulatorError, match=r"pip install 'genpolicy\[robosuite\]'"):
+        make_env("robomimic/lift")
 
 
 @pytest.mark.sim
