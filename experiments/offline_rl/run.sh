@@ -36,19 +36,19 @@ trained rebrac rebrac 10000
 evaluated "ReBRAC@10000" rebrac 1
 trained fql fql 4000 "$few"
 evaluated "FQL@4000" fql 1
-trained consistency_ac-eta1 consistency_ac 10000 algorithm.eta=1.0
-evaluated "Consistency-AC, eta 1@10000" consistency_ac-eta1 1
-evaluated "Consistency-AC, eta 1, best of 50@10000" consistency_ac-eta1 50
-trained consistency_ac consistency_ac 4000 "$few"
-evaluated "Consistency-AC, eta 20@4000" consistency_ac 1
-trained diffusion_ql-eta1 diffusion_ql 4000 algorithm.eta=1.0
-evaluated "Diffusion-QL, eta 1@4000" diffusion_ql-eta1 1
-trained diffusion_ql diffusion_ql 4000 "$few"
-evaluated "Diffusion-QL, eta 20@4000" diffusion_ql 1
+trained consistency_ac consistency_ac 10000
+evaluated "Consistency-AC, eta 1@10000" consistency_ac 1
+evaluated "Consistency-AC, eta 1, best of 50@10000" consistency_ac 50
+trained consistency_ac-eta20 consistency_ac 4000 "$few" algorithm.eta=20.0
+evaluated "Consistency-AC, eta 20@4000" consistency_ac-eta20 1
+trained consistency_ac-ln consistency_ac 5000 "$few" algorithm.eta=5.0 critic.q.layer_norm=true \
+  algorithm.target_rate=0.02
+evaluated "Consistency-AC, eta 5, layer norms@5000" consistency_ac-ln 1
+trained diffusion_ql diffusion_ql 4000
+evaluated "Diffusion-QL, eta 1@4000" diffusion_ql 1
 trained eda_behavior eda_behavior 3000 "$few"
 trained eda eda 300 "$few" algorithm.behavior="$RUNS/eda_behavior" algorithm.critic_from="$RUNS/iql"
 evaluated "EDA@300" eda 1
-evaluated "EDA, best of 4@300" eda 4
 
 here=$(dirname "$0")
 python experiments/collect.py "$here" "${pairs[@]}"

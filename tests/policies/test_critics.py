@@ -100,18 +100,18 @@ def normals():
 @pytest.mark.parametrize(("n", "expected"), [(1, 0.0), (4, 1.029375), (50, 2.249074)])
 def test_the_best_of_n_is_the_largest_order_statistic(normals, n, expected):
     best = compose.best_of(normals, critic_of(normals.normalizer), n=n)
-    n_rows = 1500
+    n_rows = 400
     chunk = best.sample({"s": torch.zeros(n_rows, 1, 2)}, seeds=range(n_rows))
-    assert float(chunk.mean()) == pytest.approx(expected, abs=0.06)
+    assert float(chunk.mean()) == pytest.approx(expected, abs=0.12)
     assert best.nfe == n
 
 
 def test_a_temperature_lies_between_the_mean_and_the_best(normals):
-    critic, obs = critic_of(normals.normalizer), {"s": torch.zeros(1500, 1, 2)}
+    critic, obs = critic_of(normals.normalizer), {"s": torch.zeros(200, 1, 2)}
     soft = compose.best_of(normals, critic, n=50, temperature=1.0)
     # Weights exp(a) tilt N(0, 1) to N(1, 1), up to the 50 candidates there are.
-    assert float(soft.sample(obs, seeds=range(1500)).mean()) == pytest.approx(0.98, abs=0.08)
-    assert torch.equal(soft.sample(obs, seeds=range(1500)), soft.sample(obs, seeds=range(1500)))
+    assert float(soft.sample(obs, seeds=range(200)).mean()) == pytest.approx(0.98, abs=0.22)
+    assert torch.equal(soft.sample(obs, seeds=range(200)), soft.sample(obs, seeds=range(200)))
 
 
 def test_rows_do_not_depend_on_each_other(normals):
