@@ -22,7 +22,10 @@ N_STEPS = 300
 # What is strong enough to move a policy from uniform data to the optimum in few steps.
 SETTINGS = {
     "iql": [
-        "algorithm.beta=0.03",
+        # Weights that are not cut: a plateau of equal ones, ended by the actions' range, has its
+        # mean nearer to 0.
+        "algorithm.beta=0.1",
+        "algorithm.max_weight=1.0e+9",
         "algorithm.expectile=0.5",
         "algorithm.target_rate=0.05",
         "data.batch_size=256",

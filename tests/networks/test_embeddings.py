@@ -73,5 +73,5 @@ def test_shapes_of_times_are_checked():
     embed = TimeEmbedding(dim=8, hidden=16, out=5, n_times=2)
     with pytest.raises(UsageError, match=r"\(3,\).*\(batch, 2\)"):
         embed(torch.zeros(3))
-    with pytest.raises(UsageError, match="activation 'relu'"):
-        TimeEmbedding(dim=8, hidden=16, out=5, activation="relu")
+    with pytest.raises(UsageError, match="activation 'tanh'"):
+        TimeEmbedding(dim=8, hidden=16, out=5, activation="tanh")
