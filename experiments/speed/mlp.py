@@ -227,7 +227,8 @@ def main() -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    plot(rows, options.out.with_name("mlp.png"))
+    if options.threads == 1:
+        plot(rows, options.out.with_name("mlp.png"))
 
 
 def plot(rows: list[dict], file: Path) -> None:
