@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from genpolicy.denoisers import Denoiser, FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
 from genpolicy.errors import UsageError
+from genpolicy.losses import TimeSampler, Weighting, denoising_loss
 from genpolicy.networks import weight_decay_groups
 from genpolicy.policies import GenerativePolicy
 from genpolicy.sampling import DrawnNoise
@@ -23,6 +25,7 @@ __all__ = [
     "configure_adamw",
     "denoiser_of",
     "draw_chunks",
+    "imitation_loss",
     "learning_rate_factor",
     "one_step_map",
     "step_generator",
@@ -136,6 +139,39 @@ def one_step_map(policy: GenerativePolicy, *, who: str) -> FlowMapDenoiser:
             "sampler=one_step"
         )
     return found
+
+
+class _Imitates(Protocol):
+    """An algorithm that trains a posterior mean on the data's actions."""
+
+    policy: GenerativePolicy
+    times: TimeSampler
+    weighting: Weighting
+
+    @property
+    def denoiser(self) -> ParameterizedDenoiser: ...
+
+
+def imitation_loss(
+    algorithm: _Imitates, batch: Any, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the denoising loss of a batch and named figures, see ``denoising_loss``.
+
+    Args:
+        algorithm: gives policy, denoiser, noise levels and their weights.
+        batch: windows or transitions.
+        generator: of levels and noise.
+    """
+    clean, cond, mask = algorithm.policy.training_pair(batch)
+    return denoising_loss(
+        algorithm.denoiser,
+        clean,
+        cond,
+        times=algorithm.times,
+        weighting=algorithm.weighting,
+        generator=generator,
+        mask=mask,
+    )
 
 
 def draw_chunks(

@@ -21,33 +21,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from genpolicy.algorithms.common import (
-    OptimizerSettings,
-    configure_adamw,
-    denoiser_of,
-    draw_chunks,
-    step_generator,
-)
-from genpolicy.algorithms.critics import (
-    bellman_loss,
-    check_selection,
-    check_transitions,
-    improve,
-    value_of_next,
-)
-from genpolicy.algorithms.frozen import FrozenTarget
+from genpolicy.algorithms.actor_critic import ImitatingActorCritic
+from genpolicy.algorithms.common import OptimizerSettings, denoiser_of
 from genpolicy.denoisers import FlowMapDenoiser
-from genpolicy.errors import UsageError
 from genpolicy.losses import ConsistencyTraining, consistency_training_loss
 from genpolicy.policies import Critic, GenerativePolicy
 
 __all__ = ["ConsistencyAC"]
 
 
-class ConsistencyAC(LightningModule):
+class ConsistencyAC(ImitatingActorCritic):
     """Trains a consistency policy by consistency training and by the gradient of a critic.
 
     Args:
@@ -70,6 +55,8 @@ class ConsistencyAC(LightningModule):
         UsageError: for values out of range, or a policy that is no flow map.
     """
 
+    imitation_figures = ("n_levels",)
+
     def __init__(
         self,
         *,
@@ -87,20 +74,21 @@ class ConsistencyAC(LightningModule):
         n_candidates: int = 50,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__()
-        check_selection("ConsistencyAC", n_candidates, temperature)
-        if eta < 0.0 or max_q_backup < 1 or policy_every < 1:
-            raise UsageError(
-                f"ConsistencyAC: eta is {eta}, max_q_backup {max_q_backup} and policy_every "
-                f"{policy_every}, expected at least 0, 1 and 1"
-            )
-        self.policy, self.critic = policy, critic
-        self.optimizer_settings, self.seed = optimizer, seed
-        self.settings, self.normalize_targets = settings, normalize_targets
-        self.eta, self.max_q_backup, self.policy_every = eta, max_q_backup, policy_every
-        self.n_candidates, self.temperature = n_candidates, temperature
-        self.critic_target = FrozenTarget(critic, decay=1.0 - target_rate)
-        self.policy_target = FrozenTarget(self.denoiser, decay=policy_decay)
+        super().__init__(
+            policy=policy,
+            critic=critic,
+            optimizer=optimizer,
+            seed=seed,
+            eta=eta,
+            max_q_backup=max_q_backup,
+            normalize_targets=normalize_targets,
+            target_rate=target_rate,
+            policy_decay=policy_decay,
+            policy_every=policy_every,
+            n_candidates=n_candidates,
+            temperature=temperature,
+        )
+        self.settings = settings
 
     @property
     def denoiser(self) -> FlowMapDenoiser:
@@ -121,37 +109,3 @@ class ConsistencyAC(LightningModule):
             settings=self.settings,
             mask=mask,
         )
-
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """One step on the sum of critic's and policy's losses, after the targets have moved."""
-        check_transitions(batch, who="ConsistencyAC")
-        generator = step_generator(self, self.seed)
-        if self.global_step > 0:
-            self.critic_target.update(self.critic)
-            if self.global_step % self.policy_every == 0:
-                self.policy_target.update(self.denoiser)
-        following = value_of_next(
-            self.critic_target.of(self.critic),
-            self.policy,
-            self.policy_target.of(self.denoiser),
-            batch,
-            generator,
-            n_actions=self.max_q_backup,
-        )
-        loss, metrics = bellman_loss(
-            self.critic, batch, following, normalize=self.normalize_targets
-        )
-        imitation, own = self.loss(batch, generator)
-        loss = loss + imitation
-        metrics |= {"imitation_loss": own["loss"], "n_levels": own["n_levels"]}
-        if self.eta > 0.0:
-            cond = self.policy.encode(batch["obs"])
-            chunk = draw_chunks(self.policy, self.denoiser, cond, generator)
-            raised = improve(self.critic, batch, chunk, generator)
-            loss = loss + self.eta * raised
-            metrics["improvement"] = -raised.detach()
-        return {"loss": loss, "metrics": metrics}
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with warm-up."""
-        return configure_adamw(self, self.optimizer_settings)

@@ -15,10 +15,11 @@ from genpolicy.algorithms.common import (
     OptimizerSettings,
     configure_adamw,
     denoiser_of,
+    imitation_loss,
     step_generator,
 )
 from genpolicy.denoisers import ParameterizedDenoiser
-from genpolicy.losses import TimeSampler, Weighting, denoising_loss
+from genpolicy.losses import TimeSampler, Weighting
 from genpolicy.policies import GenerativePolicy
 
 __all__ = ["DiffusionBC"]
@@ -59,16 +60,7 @@ class DiffusionBC(LightningModule):
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and named figures."""
-        clean, cond, mask = self.policy.training_pair(batch)
-        return denoising_loss(
-            self.denoiser,
-            clean,
-            cond,
-            times=self.times,
-            weighting=self.weighting,
-            generator=generator,
-            mask=mask,
-        )
+        return imitation_loss(self, batch, generator)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """One step of gradient descent on ``loss``."""

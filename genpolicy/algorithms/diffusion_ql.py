@@ -20,33 +20,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from genpolicy.algorithms.common import (
-    OptimizerSettings,
-    configure_adamw,
-    denoiser_of,
-    draw_chunks,
-    step_generator,
-)
-from genpolicy.algorithms.critics import (
-    bellman_loss,
-    check_selection,
-    check_transitions,
-    improve,
-    value_of_next,
-)
-from genpolicy.algorithms.frozen import FrozenTarget
+from genpolicy.algorithms.actor_critic import ImitatingActorCritic
+from genpolicy.algorithms.common import OptimizerSettings, denoiser_of, imitation_loss
 from genpolicy.denoisers import ParameterizedDenoiser
-from genpolicy.errors import UsageError
-from genpolicy.losses import TimeSampler, Weighting, denoising_loss
+from genpolicy.losses import TimeSampler, Weighting
 from genpolicy.policies import Critic, GenerativePolicy
 
 __all__ = ["DiffusionQL"]
 
 
-class DiffusionQL(LightningModule):
+class DiffusionQL(ImitatingActorCritic):
     """Trains a diffusion (or flow) policy by imitation and by the gradient of a critic.
 
     Args:
@@ -85,20 +70,20 @@ class DiffusionQL(LightningModule):
         n_candidates: int = 50,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__()
-        check_selection("DiffusionQL", n_candidates, temperature)
-        if eta < 0.0 or max_q_backup < 1 or policy_every < 1:
-            raise UsageError(
-                f"DiffusionQL: eta is {eta}, max_q_backup {max_q_backup} and policy_every "
-                f"{policy_every}, expected at least 0, 1 and 1"
-            )
-        self.policy, self.critic = policy, critic
-        self.optimizer_settings, self.seed = optimizer, seed
+        super().__init__(
+            policy=policy,
+            critic=critic,
+            optimizer=optimizer,
+            seed=seed,
+            eta=eta,
+            max_q_backup=max_q_backup,
+            target_rate=target_rate,
+            policy_decay=policy_decay,
+            policy_every=policy_every,
+            n_candidates=n_candidates,
+            temperature=temperature,
+        )
         self.times, self.weighting = times, weighting
-        self.eta, self.max_q_backup, self.policy_every = eta, max_q_backup, policy_every
-        self.n_candidates, self.temperature = n_candidates, temperature
-        self.critic_target = FrozenTarget(critic, decay=1.0 - target_rate)
-        self.policy_target = FrozenTarget(self.denoiser, decay=policy_decay)
 
     @property
     def denoiser(self) -> ParameterizedDenoiser:
@@ -107,45 +92,4 @@ class DiffusionQL(LightningModule):
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the policy's imitation loss and named figures."""
-        clean, cond, mask = self.policy.training_pair(batch)
-        return denoising_loss(
-            self.denoiser,
-            clean,
-            cond,
-            times=self.times,
-            weighting=self.weighting,
-            generator=generator,
-            mask=mask,
-        )
-
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """One step on the sum of critic's and policy's losses, after the targets have moved."""
-        check_transitions(batch, who="DiffusionQL")
-        generator = step_generator(self, self.seed)
-        if self.global_step > 0:
-            self.critic_target.update(self.critic)
-            if self.global_step % self.policy_every == 0:
-                self.policy_target.update(self.denoiser)
-        following = value_of_next(
-            self.critic_target.of(self.critic),
-            self.policy,
-            self.policy_target.of(self.denoiser),
-            batch,
-            generator,
-            n_actions=self.max_q_backup,
-        )
-        loss, metrics = bellman_loss(self.critic, batch, following)
-        imitation, own = self.loss(batch, generator)
-        loss = loss + imitation
-        metrics["imitation_loss"] = own["loss"]
-        if self.eta > 0.0:
-            cond = self.policy.encode(batch["obs"])
-            chunk = draw_chunks(self.policy, self.denoiser, cond, generator)
-            raised = improve(self.critic, batch, chunk, generator)
-            loss = loss + self.eta * raised
-            metrics["improvement"] = -raised.detach()
-        return {"loss": loss, "metrics": metrics}
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with warm-up."""
-        return configure_adamw(self, self.optimizer_settings)
+        return imitation_loss(self, batch, generator)

@@ -19,13 +19,14 @@ from genpolicy.algorithms.common import (
     OptimizerSettings,
     configure_adamw,
     denoiser_of,
+    imitation_loss,
     step_generator,
 )
 from genpolicy.algorithms.critics import check_selection, check_transitions, implicit_q_losses
 from genpolicy.algorithms.frozen import FrozenTarget
 from genpolicy.denoisers import ParameterizedDenoiser
 from genpolicy.errors import UsageError
-from genpolicy.losses import TimeSampler, Weighting, denoising_loss
+from genpolicy.losses import TimeSampler, Weighting
 from genpolicy.policies import Critic, GenerativePolicy
 
 __all__ = ["IDQL"]
@@ -84,16 +85,7 @@ class IDQL(LightningModule):
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the policy's imitation loss and named figures."""
-        clean, cond, mask = self.policy.training_pair(batch)
-        return denoising_loss(
-            self.denoiser,
-            clean,
-            cond,
-            times=self.times,
-            weighting=self.weighting,
-            generator=generator,
-            mask=mask,
-        )
+        return imitation_loss(self, batch, generator)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """One step on the sum of critic's and policy's losses, after the target has moved."""

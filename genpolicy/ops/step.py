@@ -72,24 +72,8 @@ def affine_step(
     mask: Bool[Tensor, "batch horizon action"] | None = None,
 ) -> Chunk:
     """Take one step of any sampler, see ``reference.affine_step``; the noise may be a ``Draw``."""
-    if not _has_kernels(x):
-        fresh = noise.numbers(x) if isinstance(noise, Draw) else noise
-        return reference.affine_step(
-            x,
-            denoised,
-            previous,
-            fresh,
-            c_x=c_x,
-            c_denoised=c_denoised,
-            c_previous=c_previous,
-            c_noise=c_noise,
-            lo=lo,
-            hi=hi,
-            pinned=pinned,
-            mask=mask,
-        )
-    told = _told(x, previous, noise, lo, hi, pinned, mask, (c_x, c_denoised, c_previous, c_noise))
-    return _torch.ops.genpolicy.affine_step.default(x.contiguous(), _like(denoised, x), *told)
+    factors = (c_x, c_denoised, c_previous, c_noise)
+    return _affine(x, denoised, _told(previous, noise, factors, lo, hi, pinned, mask))
 
 
 def compose_step(
@@ -131,28 +115,15 @@ def compose_step(
         The state after the step and the denoised actions, not limited.
     """
     factors = (c_x, c_denoised, c_previous, c_noise)
+    told = _told(previous, noise, factors, lo, hi, pinned, mask)
     if parts.is_one or len(parts.outputs) > _MOST_OUTPUTS or not _has_kernels(x):
         denoised = parts.denoised(x if at is None else at)
-        state = affine_step(
-            x,
-            denoised,
-            previous,
-            noise,
-            c_x=c_x,
-            c_denoised=c_denoised,
-            c_previous=c_previous,
-            c_noise=c_noise,
-            lo=lo,
-            hi=hi,
-            pinned=pinned,
-            mask=mask,
-        )
-        return state, denoised
+        return _affine(x, denoised, told), denoised
     outputs = [_like(output, x) for output in parts.outputs]
     shift = None if parts.shift is None else _row(parts.shift, x)
-    told = _told(x, previous, noise, lo, hi, pinned, mask, factors)
     seen = None if at is None or at is x else _like(at, x)
     terms = (parts.on_x, *parts.factors)
+    told = _cast(told, x)
     ops = _torch.ops.genpolicy
     if in_place and x.is_contiguous():
         return x, ops.compose_step_.default(x, seen, outputs, terms, shift, *told)
@@ -174,33 +145,48 @@ def _has_kernels(x: Tensor) -> bool:
 
 
 def _told(
-    x: Tensor,
     previous: Tensor | None,
     noise: Tensor | Draw | None,
+    factors: Sequence[float],
     lo: float | None,
     hi: float | None,
     pinned: Tensor | None,
     mask: Tensor | None,
-    factors: Sequence[float],
 ) -> tuple[Any, ...]:
-    """Return the arguments of the operators that follow the sum."""
-    seeds, index = None, 0
+    """Return the arguments of the operators that follow the sum, as they are told."""
     if isinstance(noise, Draw):
-        if x.dtype == torch.float32:
-            seeds, index, noise = noise.seeds.to(x.device), noise.index, None
-        else:
-            noise = noise.numbers(x)
+        return previous, None, noise.seeds, noise.index, factors, lo, hi, pinned, mask
+    return previous, noise, None, 0, factors, lo, hi, pinned, mask
+
+
+def _cast(told: tuple[Any, ...], x: Tensor) -> tuple[Any, ...]:
+    """Return the arguments as the kernels take them; they draw in single precision only."""
+    previous, noise, seeds, index, factors, lo, hi, pinned, mask = told
+    if seeds is not None and x.dtype != torch.float32:
+        noise, seeds, index = Draw(seeds, index).numbers(x), None, 0
+    if pinned is not None and mask is not None:
+        pinned, mask = _like(pinned, x), mask.expand(x.shape).contiguous()
+    else:
+        pinned = mask = None
     return (
         None if previous is None else _like(previous, x),
         None if noise is None else _like(noise, x),
-        seeds,
+        None if seeds is None else seeds.to(x.device),
         index,
         factors,
         lo,
         hi,
-        None if pinned is None or mask is None else _like(pinned, x),
-        None if pinned is None or mask is None else mask.expand(x.shape).contiguous(),
+        pinned,
+        mask,
     )
+
+
+def _affine(x: Tensor, denoised: Tensor, told: tuple[Any, ...]) -> Tensor:
+    """Take a step by the kernels where there are some."""
+    if not _has_kernels(x):
+        return _affine_default(x, denoised, *told)
+    like = _like(denoised, x)
+    return _torch.ops.genpolicy.affine_step.default(x.contiguous(), like, *_cast(told, x))
 
 
 def _like(value: Tensor, x: Tensor) -> Tensor:
@@ -282,7 +268,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.composes, ctx.factors, ctx.lo, ctx.hi = composes, tuple(factors), lo, hi
     ctx.has = tuple(value is not None for value in (previous, told[1], told[7]))
     if composes:
-        ctx.has_at, ctx.n_outputs, ctx.terms = rest[0] is not None, len(rest[1]), tuple(rest[2])
+        ctx.has_at, ctx.terms = rest[0] is not None, tuple(rest[2])
         ctx.has_shift = rest[3] is not None
     ctx.save_for_backward(denoised, previous, mask)
 

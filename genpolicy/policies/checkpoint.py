@@ -13,7 +13,6 @@ the allow-list of ``genpolicy.config``, and there is no pickle.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from genpolicy.config import config_of
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.files import publish_folder, write_json
+from genpolicy.policies.cards import read_json_card
 from genpolicy.policies.composed import ComposedPolicy
 from genpolicy.policies.composition_checkpoint import (
     is_composition,
@@ -184,19 +184,7 @@ def read_card(path: str | Path) -> PolicyCard:
         CheckpointError: when the folder or file is missing, not JSON, or of a newer schema.
     """
     folder = resolve_checkpoint(path)
-    try:
-        content = json.loads((folder / _CARD).read_text(encoding="utf-8"))
-        schema = int(content["schema_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / _CARD} is damaged ({error}); restore the folder"
-        ) from error
-    if schema > SCHEMA_VERSION:
-        needs = content.get("versions", {}).get("genpolicy", "a newer version")
-        raise CheckpointError(
-            f"{folder} has schema {schema}, this genpolicy reads up to {SCHEMA_VERSION}; "
-            f"it needs genpolicy >= {needs}"
-        )
+    content = read_json_card(folder / _CARD, newest=SCHEMA_VERSION)
     try:
         return PolicyCard(**{**content, "spec": TaskSpec.from_json(content["spec"])})
     except (KeyError, TypeError, ValueError) as error:

@@ -31,6 +31,7 @@ import torch
 from genpolicy.config import build, config_of
 from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.files import publish_folder, write_json
+from genpolicy.policies.cards import read_json_card
 from genpolicy.policies.composed import ComposedPolicy, MemberOf
 from genpolicy.policies.critic import Critic
 from genpolicy.policies.critic_checkpoint import CRITIC_FOLDER, load_critic, save_critic
@@ -138,12 +139,7 @@ def load_composition(folder: Path, *, load_member: Callable[[Path], DenoisingPol
     Raises:
         CheckpointError: when it is damaged, of a newer schema, or does not build.
     """
-    content: Mapping[str, Any] = json.loads((folder / _RECIPE).read_text(encoding="utf-8"))
-    if int(content.get("schema_version", 0)) > SCHEMA_VERSION:
-        raise CheckpointError(
-            f"{folder} is a composition of schema {content['schema_version']}, this genpolicy "
-            f"reads up to {SCHEMA_VERSION}; it needs a newer version"
-        )
+    content = read_json_card(folder / _RECIPE, newest=SCHEMA_VERSION)
     try:
         if content["kind"] == "proposal":
             proposal, policy = (load_member(folder / _folder(i)) for i in range(2))

@@ -12,7 +12,6 @@ A run keeps its critic in the folder ``critic`` of its policy checkpoints.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.files import publish_folder, write_json
+from genpolicy.policies.cards import read_json_card
 from genpolicy.policies.critic import Critic, build_critic
 from genpolicy.policies.weights import Weights, load_weights, write_weights
 from genpolicy.shapes import TaskSpec
@@ -111,17 +111,12 @@ def load_critic(
         CheckpointError: when anything is missing, damaged, of another shape or not finite.
     """
     folder = _resolve(Path(path))
+    content = read_json_card(folder / _CARD, newest=SCHEMA_VERSION)
     try:
-        content = json.loads((folder / _CARD).read_text(encoding="utf-8"))
-        if int(content["schema_version"]) > SCHEMA_VERSION:
-            raise CheckpointError(
-                f"{folder} has schema {content['schema_version']}, this genpolicy reads up to "
-                f"{SCHEMA_VERSION}; it needs a newer version"
-            )
         card = CriticCard(**{**content, "spec": TaskSpec.from_json(content["spec"])})
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{folder / _CARD} is damaged ({error}); restore the folder"
+            f"{folder / _CARD} is incomplete ({error}); restore the folder"
         ) from error
     try:
         critic = build_critic(

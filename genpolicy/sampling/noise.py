@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from genpolicy.errors import UsageError
 from genpolicy.ops import Draw, normals, round_keys
@@ -66,9 +69,8 @@ class RowNoise:
         self._shape = shape
         self._device = device
         self._dtype = dtype
-        numbers = np.array([int(seed) for seed in seeds], dtype=np.uint64)
-        self._keys = round_keys(numbers)
-        self._seeds = torch.as_tensor(numbers.view(np.int64), device=device)
+        self._numbers = np.array([int(seed) for seed in seeds], dtype=np.uint64)
+        self._keys = round_keys(self._numbers)
 
     def draw(self, index: int, *, stream: int = 0) -> Chunk:
         """Return the noise of one index, see ``NoiseSource.draw``."""
@@ -79,6 +81,10 @@ class RowNoise:
     def undrawn(self, index: int) -> Draw:
         """Return which noise that of one index is, for steps that draw it themselves."""
         return Draw(self._seeds, index)
+
+    @cached_property
+    def _seeds(self) -> Int64[Tensor, " batch"]:
+        return torch.as_tensor(self._numbers.view(np.int64), device=self._device)
 
 
 class DrawnNoise:
