@@ -14,6 +14,7 @@ from rich.table import Table
 from genpolicy.cli.arguments import read_options, task_of
 from genpolicy.cli.data_check import check
 from genpolicy.cli.data_make import make
+from genpolicy.cli.data_render import render
 from genpolicy.errors import UsageError, nearest
 
 __all__ = ["HELP", "run"]
@@ -24,6 +25,7 @@ usage: genpolicy data list
        genpolicy data get TASK [force=true] [--path]
        genpolicy data make TASK [n=1000000] [seed=0] [workers=1] [path=FILE] [force=true] [--path]
        genpolicy data check FILE [replay=all] [filter_key=NAME] [workers=1]
+       genpolicy data render FILE [path=NEW] [image_size=84] [cameras=A,B] [n_demos=N] [workers=1]
 
 list   the data sets genpolicy knows, and which of them are on this machine
 info   read one: source, fingerprint, episodes, shapes, ranges, returns; options go to its reader
@@ -31,6 +33,8 @@ get    download the published file into the cache, unless it is here; its SHA-25
 make   generate one with its scripted controller, the same for any number of workers
 check  look through a robomimic file: what it has and lacks, values that are not finite or out of
        bounds, entries that never vary; replay=20 also replays so many demonstrations in robosuite
+render copy a robomimic file with camera images of its recorded states, and with their other
+       observations where it has none; next_obs=true also renders those after each action
 
 --path prints nothing but the path, for scripts. Data sets are looked for below GENPOLICY_DATA and
 in GENPOLICY_CACHE (default ~/.cache/genpolicy); GENPOLICY_OFFLINE=1 forbids downloads.
@@ -39,6 +43,7 @@ examples:
   genpolicy data make maze2d-umaze n=100000 seed=1 workers=2
   genpolicy data make robomimic/square n_demos=200 workers=2
   genpolicy data check my_demos.hdf5 replay=all
+  genpolicy data render my_demos.hdf5 image_size=84 workers=2
   genpolicy data info maze2d-umaze
   genpolicy data info pusht path=downloads/pusht.zip
   genpolicy train experiment=pusht_flow data.path=$(genpolicy data get pusht --path)
@@ -50,7 +55,14 @@ _PLAIN_WIDTH = 160
 
 def run(argv: Sequence[str]) -> int:
     """Run the command; returns 0 or raises an error with its own exit code."""
-    actions = {"list": _list, "info": _info, "get": _get, "make": make, "check": check}
+    actions: dict[str, Callable[[Sequence[str]], int]] = {
+        "list": _list,
+        "info": _info,
+        "get": _get,
+        "make": make,
+        "check": check,
+        "render": render,
+    }
     if not argv:
         raise UsageError(f"data needs one of {', '.join(actions)}; see `genpolicy data --help`")
     if argv[0] not in actions:

@@ -114,7 +114,7 @@ def _keys(file: RobomimicFile, demo: str, wanted: Sequence[str] | None) -> list[
     if not known:
         raise DataError(
             f"{file.path}: {demo} has no observations, only {', '.join(file.group(demo).keys())}; "
-            "compute them from its states first, with robomimic's dataset_states_to_obs.py"
+            "compute them from its states first: genpolicy data render FILE"
         )
     for key in wanted or ():
         if key not in known:

@@ -25,7 +25,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from genpolicy.data.episodes import Array, DataSource
+from genpolicy.data.episodes import Array
 from genpolicy.data.reading import DamagedFileError, array_at, hdf5_library, open_hdf5
 from genpolicy.errors import DataError, nearest
 from genpolicy.files import publish_file
@@ -231,7 +231,7 @@ def write_robomimic(
     demos: Iterable[Demo],
     *,
     env_args: Mapping[str, Any] | None,
-    source: DataSource | None = None,
+    attributes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a file atomically, with checksums; the same demonstrations give the same bytes.
 
@@ -239,8 +239,8 @@ def write_robomimic(
         path: target; readers never see a partial file.
         demos: at least one; they are written one by one, so they need not fit into memory together.
         env_args: recipe of the environment, as robomimic stores it; None stores none.
-        source: its kind and details (numbers and strings) become attributes of ``data``, from which
-            ``read_robomimic`` has them back.
+        attributes: numbers and strings to keep with ``data``; ``kind`` is the kind of data, the
+            rest is found again in the details of what ``read_robomimic`` reads.
 
     Returns:
         The path.
@@ -264,9 +264,8 @@ def write_robomimic(
         data.attrs["total"] = total
         if env_args is not None:
             data.attrs["env_args"] = json.dumps(dict(env_args), sort_keys=True)
-        if source is not None:
-            for key, value in {"kind": source.kind, "task": source.name, **source.details}.items():
-                data.attrs[key] = value
+        for key, value in (attributes or {}).items():
+            data.attrs[key] = value
         for key, chosen in masks.items():
             handle.create_dataset(f"mask/{key}", data=np.array(chosen, dtype="S"))
     return target

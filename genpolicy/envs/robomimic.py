@@ -146,6 +146,18 @@ class RobomimicEnv(SeededEnv):
         """The scene of this episode as XML, with asset paths from the folder of robosuite."""
         return str(self._sim.sim.model.get_xml())
 
+    def look(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the observations in a recorded state of this episode's scene; no step is taken.
+
+        Args:
+            state: flattened simulator state.
+
+        Raises:
+            UsageError: for a state of another size, or one that is not finite.
+        """
+        self._restore(np.asarray(state, np.float64), free_joints=True)
+        return self._read()
+
     def goal_pose(self) -> np.ndarray:
         """Return the pose that the last action aims at, ``(7 * n_arms,)``.
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from genpolicy.generators.maze2d import collect_maze2d, make_maze2d
     from genpolicy.generators.policies import ControllerPolicy, RandomPolicy
+    from genpolicy.generators.render import render_demos
+    from genpolicy.generators.replay import replay_demos
     from genpolicy.generators.robomimic import make_robomimic
     from genpolicy.generators.waypoint import WaypointController
 
@@ -21,6 +23,8 @@ __all__ = [
     "collect_maze2d",
     "make_maze2d",
     "make_robomimic",
+    "render_demos",
+    "replay_demos",
 ]
 
 _HOME_OF = {
@@ -30,6 +34,8 @@ _HOME_OF = {
     "collect_maze2d": "maze2d",
     "make_maze2d": "maze2d",
     "make_robomimic": "robomimic",
+    "render_demos": "render",
+    "replay_demos": "replay",
 }
 
 

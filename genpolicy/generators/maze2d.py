@@ -23,13 +23,8 @@ and relabel_maze2d_rewards.py of D4RL.
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -38,6 +33,7 @@ from genpolicy.envs import env_entry
 from genpolicy.envs.maze2d import PointMass
 from genpolicy.envs.mazes import GOAL_RADIUS, maze_of
 from genpolicy.errors import UsageError
+from genpolicy.generators.pool import in_order
 from genpolicy.generators.waypoint import WaypointController
 
 __all__ = ["collect_maze2d", "make_maze2d"]
@@ -173,22 +169,10 @@ def _collect(
     ]
     chunks: list[dict[str, np.ndarray]] = []
     with tqdm(total=n_steps, unit="step", desc=settings.task, disable=not progress) as bar:
-        for chunk in _run(jobs, n_workers):
+        for chunk in in_order(_collect_chunk, jobs, n_workers=min(n_workers, len(jobs))):
             chunks.append(chunk)
             bar.update(len(chunk["rewards"]))
     return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
-
-
-def _run(jobs: Sequence[Any], n_workers: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the chunks in order, from this process or from a pool of workers."""
-    with ExitStack() as stack:
-        if min(n_workers, len(jobs)) == 1:
-            yield from map(_collect_chunk, jobs)
-            return
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        pool = ProcessPoolExecutor(min(n_workers, len(jobs)), mp_context=context)
-        yield from stack.enter_context(pool).map(_collect_chunk, jobs)
 
 
 def _collect_chunk(job: tuple[_Settings, int, int]) -> dict[str, np.ndarray]:

@@ -8,21 +8,18 @@ followed exactly (``free_joints`` of ``RobomimicEnv``), others as robomimic foll
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from genpolicy.envs.robomimic import RobomimicEnv
-from genpolicy.errors import DataError, UsageError
-from genpolicy.robomimic_tasks import ROBOMIMIC_TASKS
+from genpolicy.generators.pool import in_order
+from genpolicy.generators.recorded import (
+    recorded_env,
+    recorded_in_this_release,
+    restorable_demos,
+)
 
 __all__ = ["ReplayedDemo", "replay_demos"]
 
@@ -70,58 +67,14 @@ def replay_demos(
         SimulatorError: when the environment cannot be restored.
         UsageError: for counts out of range.
     """
-    from genpolicy.data.robomimic_file import open_robomimic
-
-    if n_workers < 1 or (n_demos is not None and n_demos < 1):
-        raise UsageError(
-            f"n_workers is {n_workers} and n_demos {n_demos}, expected at least 1 each"
-        )
-    with open_robomimic(path) as file:
-        names = file.selected(filter_key)[:n_demos]
-        env_args = file.env_args()
-        if env_args is None:
-            raise DataError(f"{file.path}: there is no env_args, so it cannot be replayed")
-        if "states" not in file.group(names[0]):
-            raise DataError(f"{file.path}: {names[0]} has no states, so it cannot be replayed")
-    known = [task for task in ROBOMIMIC_TASKS.values() if task.env_name == env_args["env_name"]]
-    if not known:
-        raise DataError(
-            f"{path} was recorded in {env_args['env_name']}; expected one of "
-            f"{', '.join(task.env_name for task in ROBOMIMIC_TASKS.values())}"
-        )
+    names = restorable_demos(path, n_demos=n_demos, filter_key=filter_key, n_workers=n_workers)
     jobs = [(str(path), name) for name in names]
     results: list[ReplayedDemo] = []
     with tqdm(total=len(jobs), unit="demo", desc="replay", disable=not progress) as bar:
-        for result in _run(jobs, min(n_workers, len(jobs))):
+        for result in in_order(_replay, jobs, n_workers=min(n_workers, len(jobs))):
             results.append(result)
             bar.update()
     return results
-
-
-def _run(jobs: Sequence[tuple[str, str]], n_workers: int) -> Iterator[ReplayedDemo]:
-    if n_workers == 1:
-        yield from map(_replay, jobs)
-        return
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
-        yield from pool.map(_replay, jobs)
-
-
-@functools.lru_cache(maxsize=1)
-def _environment(path: str) -> RobomimicEnv:
-    from genpolicy.data.robomimic_file import open_robomimic
-
-    with open_robomimic(path) as file:
-        env_args: dict[str, Any] = file.env_args() or {}
-    names = {task.env_name: task.name for task in ROBOMIMIC_TASKS.values()}
-    return RobomimicEnv(
-        task=names[env_args["env_name"]], env_args=env_args, max_steps=100_000, obs_keys=()
-    )
-
-
-def _is_of_this_release(env: RobomimicEnv) -> bool:
-    return env.env_args.get("env_version") == importlib.metadata.version("robosuite")
 
 
 def _replay(job: tuple[str, str]) -> ReplayedDemo:
@@ -130,11 +83,10 @@ def _replay(job: tuple[str, str]) -> ReplayedDemo:
     path, name = job
     with open_robomimic(path) as file:
         demo = file.demo(name, with_obs=False)
-    if demo.states is None:
-        raise DataError(f"{path}: {name} has no states, so it cannot be replayed")
-    env = _environment(path)
+    assert demo.states is not None  # checked before the work was given out
+    env = recorded_env(path)
     start = {"state": demo.states[0], "model": demo.model_file}
-    env.reset(seed=0, options={**start, "free_joints": _is_of_this_release(env)})
+    env.reset(seed=0, options={**start, "free_joints": recorded_in_this_release(env)})
     errors: list[float] = []
     for step, action in enumerate(demo.actions):
         _, _, is_success, _, _ = env.step(action)

@@ -18,10 +18,7 @@ import functools
 import importlib
 import itertools
 import json
-import multiprocessing
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from tqdm import tqdm
 from genpolicy.envs.registry import env_entry
 from genpolicy.envs.robomimic import RobomimicEnv
 from genpolicy.errors import SimulatorError, UsageError, nearest
+from genpolicy.generators.pool import in_order
 from genpolicy.generators.robosuite_experts import expert_of
 from genpolicy.robomimic_tasks import robomimic_task
 
@@ -113,15 +111,17 @@ def make_robomimic(
             raise UsageError(f"{task} has no strategy {strategy!r}; {nearest(strategy, known)}")
     settings = _Settings(name, task.endswith("-image"), chosen, float(noise_std), int(max_steps))
     from genpolicy import __version__
-    from genpolicy.data.episodes import DataSource
     from genpolicy.data.robomimic_file import Demo, write_robomimic
+    from genpolicy.seeding import derive_seed
 
     versions = {"genpolicy": __version__, "numpy": np.__version__, **env_entry(task).versions()}
+
+    jobs = ((settings, derive_seed(seed, f"robomimic/{name}", i)) for i in itertools.count())
 
     def demos() -> Iterator[Demo]:
         n_kept = n_failed = 0
         with tqdm(total=n_demos, unit="demo", desc=task, disable=not progress) as bar:
-            for attempt in _attempts(settings, seed, n_demos, n_workers):
+            for attempt in in_order(_attempt, jobs, n_workers=min(n_workers, n_demos)):
                 if not attempt.is_success:
                     n_failed += 1
                     bar.set_postfix(failed=n_failed)
@@ -154,32 +154,8 @@ def make_robomimic(
         path,
         demos(),
         env_args=robomimic_task(name).env_args(version=versions["robosuite"]),
-        source=DataSource(name=task, kind="generated", path=str(path), details=details),
+        attributes={"kind": "generated", "task": task, **details},
     )
-
-
-def _attempts(settings: _Settings, seed: int, n_demos: int, n_workers: int) -> Iterator[_Attempt]:
-    """Yield attempts in the order of their numbers, without end."""
-    from genpolicy.seeding import derive_seed
-
-    task = f"robomimic/{settings.task}"
-    jobs = ((settings, derive_seed(seed, task, i)) for i in itertools.count())
-    n_workers = min(n_workers, n_demos)
-    if n_workers == 1:
-        yield from map(_attempt, jobs)
-        return
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
-        running: deque[Future[_Attempt]] = deque()
-        try:
-            while True:
-                while len(running) < 2 * n_workers:
-                    running.append(pool.submit(_attempt, next(jobs)))
-                yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
 
 
 @functools.lru_cache(maxsize=1)

@@ -69,7 +69,7 @@ def test_every_experiment_composes_and_builds_its_policy(name):
     data = config["data"]
     spec = TaskSpec(
         task=data["task"],
-        obs_shapes={"image": (96, 96, 3)} if "pixels" in name else {"state": (3,)},
+        obs_shapes=_obs_shapes(name),
         action_dim=2,
         n_obs_steps=data["n_obs_steps"],
         horizon=data["horizon"],
@@ -87,6 +87,41 @@ def test_every_experiment_composes_and_builds_its_policy(name):
         == config["trainer"]["max_steps"]
     )
     assert config["name"] == name
+
+
+def _obs_shapes(experiment):
+    if "image" in experiment:
+        side = 240 if "tool_hang" in experiment else 84
+        return {"agentview_image": (side, side, 3), "robot0_eef_pos": (3,)}
+    return {"image": (96, 96, 3)} if "pixels" in experiment else {"state": (3,)}
+
+
+KINDS = {
+    "diffusion": ("TabulatedPath", "ParameterizedDenoiser", "ddpm", "DiffusionBC"),
+    "flow": ("LinearPath", "ParameterizedDenoiser", "euler", "FlowBC"),
+    "consistency": ("KarrasPath", "FlowMapDenoiser", "renoise", "ConsistencyBC"),
+    "distilled": ("LinearPath", "FlowMapDenoiser", "renoise", "ConsistencyDistillation"),
+}
+
+
+@pytest.mark.parametrize("method", option_names("method"))
+@pytest.mark.parametrize("of", ["robomimic_square_ph_diffusion_cnn", "robomimic_can_flow"])
+def test_a_method_turns_any_experiment_into_one_of_another_kind(of, method):
+    given = ["algorithm.teacher=x"] if method == "distilled" else []
+    plain = compose_config("train", [f"experiment={of}"])
+    config = compose_config("train", [f"experiment={of}", f"method={method}", *given])
+    policy, algorithm = config["policy"], config["algorithm"]
+    found = (
+        policy["path"]["_target_"].split(".")[-1],
+        policy["denoiser"]["_target_"].split(".")[-1],
+        policy["sampler"]["rule"],
+        algorithm["_target_"].split(".")[-1],
+    )
+    assert found == KINDS[method]
+    for same in ("data", "optimizer", "trainer", "name"):
+        assert config[same] == plain[same]
+    assert policy["network"] == plain["policy"]["network"]
+    assert config["run_dir"] != plain["run_dir"]
 
 
 @pytest.mark.parametrize("name", option_names("critic"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from genpolicy.data import DataSource, Normalizer, WindowDataset
+from genpolicy.data import Normalizer, WindowDataset
 from genpolicy.data.reading import DamagedFileError
 from genpolicy.data.robomimic import read_robomimic
 from genpolicy.data.robomimic_check import check_robomimic
@@ -303,9 +303,11 @@ def test_what_is_written_is_read_back_and_the_same_every_time(tmp_path):
         )
         for i in range(3)
     ]
-    source = DataSource("robomimic/lift", "generated", details={"seed": 3})
-    first = write_robomimic(tmp_path / "a.hdf5", demos, env_args=ENV_ARGS, source=source)
-    again = write_robomimic(tmp_path / "b.hdf5", iter(demos), env_args=ENV_ARGS, source=source)
+    attributes = {"kind": "generated", "task": "robomimic/lift", "seed": 3}
+    first = write_robomimic(tmp_path / "a.hdf5", demos, env_args=ENV_ARGS, attributes=attributes)
+    again = write_robomimic(
+        tmp_path / "b.hdf5", iter(demos), env_args=ENV_ARGS, attributes=attributes
+    )
     assert first.read_bytes() == again.read_bytes()
     with open_robomimic(first) as file:
         assert file.env_args() == ENV_ARGS
