@@ -86,3 +86,18 @@ def no_leaks() -> Iterator[None]:
     changed = [name for name in before if before[name] != after[name]]
     if changed:
         pytest.fail(f"the test left global state changed: {', '.join(changed)}")
+
+
+@pytest.fixture
+def off_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip where nothing renders off screen, and put back what choosing a renderer sets."""
+    from genpolicy.envs.rendering import choose_gl
+    from genpolicy.errors import SimulatorError
+
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    try:
+        choose_gl()
+    except SimulatorError as error:
+        pytest.skip(str(error))

@@ -1,16 +1,17 @@
-"""Arguments of `genpolicy data`: a data set, then ``key=value`` options and flags."""
+"""Arguments of `genpolicy data`: a data set or a file, then ``key=value`` options and flags."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from genpolicy.errors import UsageError, nearest
 
-__all__ = ["read_options", "setting_of", "task_of"]
+__all__ = ["file_of", "read_options", "setting_of", "task_of"]
 
 
 def task_of(argv: Sequence[str], action: str) -> str:
@@ -23,6 +24,15 @@ def task_of(argv: Sequence[str], action: str) -> str:
             f"genpolicy data {action} maze2d-umaze"
         )
     return dataset_entry(argv[0]).name
+
+
+def file_of(argv: Sequence[str], action: str) -> Path:
+    """Return the robomimic file that stands first."""
+    if not argv or "=" in argv[0] or argv[0].startswith("-"):
+        raise UsageError(
+            f"data {action} needs a robomimic file, for example: genpolicy data {action} demos.hdf5"
+        )
+    return Path(argv[0]).expanduser()
 
 
 def read_options(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from genpolicy.cli.arguments import read_options, setting_of
-from genpolicy.errors import DataError, UsageError
+from genpolicy.cli.arguments import file_of, read_options, setting_of
+from genpolicy.errors import DataError
 
 __all__ = ["check"]
 
@@ -19,11 +19,7 @@ def check(argv: Sequence[str]) -> int:
     """
     from genpolicy.data.robomimic_check import check_robomimic
 
-    if not argv or "=" in argv[0] or argv[0].startswith("-"):
-        raise UsageError(
-            "data check needs a robomimic file, for example: genpolicy data check demos.hdf5"
-        )
-    path = Path(argv[0]).expanduser()
+    path = file_of(argv, "check")
     options, _ = read_options(argv[1:], known={"replay", "filter_key", "workers"}, flags=())
     filter_key = None if options.get("filter_key") is None else str(options["filter_key"])
     report = check_robomimic(path, filter_key=filter_key)

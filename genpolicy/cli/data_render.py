@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from genpolicy.cli.arguments import read_options, setting_of
-from genpolicy.errors import UsageError
+from genpolicy.cli.arguments import file_of, read_options, setting_of
 
 __all__ = ["render"]
 
@@ -17,11 +15,7 @@ def render(argv: Sequence[str]) -> int:
     """Write a copy of a file with images, and print where it is."""
     from genpolicy.generators.render import render_demos
 
-    if not argv or "=" in argv[0] or argv[0].startswith("-"):
-        raise UsageError(
-            "data render needs a robomimic file, for example: genpolicy data render demos.hdf5"
-        )
-    source = Path(argv[0]).expanduser()
+    source = file_of(argv, "render")
     options, _ = read_options(argv[1:], known=_KNOWN, flags=())
     target = options.get("path", source.with_name(f"{source.stem}_image.hdf5"))
     cameras = options.get("cameras")

@@ -245,8 +245,7 @@ def _source(
 ) -> DataSource:
     """Return the origin, and the settings of the environment that the data was recorded in."""
     details = file.attributes
-    for key in ("env_args", "task", "total"):
-        details.pop(key, None)
+    details.pop("task", None)
     recorded = details.pop("kind", None)
     known: tuple[SourceKind, ...] = get_args(SourceKind)
     for one in known:

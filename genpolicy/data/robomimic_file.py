@@ -32,6 +32,8 @@ from genpolicy.files import publish_file
 
 __all__ = ["Demo", "RobomimicFile", "open_robomimic", "write_robomimic"]
 
+_OF_THE_FORMAT = ("env_args", "total")
+
 
 @dataclass(frozen=True, eq=False)
 class Demo:
@@ -87,8 +89,9 @@ class RobomimicFile:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Attributes of the group ``data`` as Python values, ``env_args`` as stored."""
-        return {str(key): _plain(value) for key, value in self.handle["data"].attrs.items()}
+        """Attributes of the group ``data`` as Python values, but those of the format itself."""
+        attrs = self.handle["data"].attrs
+        return {str(key): _plain(attrs[key]) for key in attrs if key not in _OF_THE_FORMAT}
 
     def env_args(self) -> dict[str, Any] | None:
         """Return the recipe of the environment, or None where the file has none.
@@ -96,9 +99,10 @@ class RobomimicFile:
         Raises:
             DamagedFileError: when it is no JSON object.
         """
-        text = self.attributes.get("env_args")
-        if text is None:
+        attrs = self.handle["data"].attrs
+        if "env_args" not in attrs:
             return None
+        text = _plain(attrs["env_args"])
         try:
             found = json.loads(text)
         except (TypeError, ValueError) as error:

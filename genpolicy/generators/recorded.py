@@ -5,20 +5,42 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genpolicy.envs.robomimic import RobomimicEnv
 from genpolicy.errors import DataError, UsageError
 from genpolicy.robomimic_tasks import ROBOMIMIC_TASKS, RobomimicTask
 
-__all__ = ["recorded_env", "recorded_in_this_release", "recorded_task", "restorable_demos"]
+if TYPE_CHECKING:
+    from genpolicy.data.robomimic_file import RobomimicFile
+
+__all__ = ["Recording", "open_recording", "recorded_env", "recorded_in_this_release"]
 
 
-def restorable_demos(
+@dataclass(frozen=True)
+class Recording:
+    """What is known of a file whose states can be restored.
+
+    Args:
+        names: the selected demonstrations; each has states.
+        task: the robosuite task.
+        env_args: recipe of its environment.
+        attributes: what else is stored with the data.
+    """
+
+    names: tuple[str, ...]
+    task: RobomimicTask
+    env_args: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+
+
+def open_recording(
     path: str | Path, *, n_demos: int | None, filter_key: str | None, n_workers: int
-) -> tuple[str, ...]:
-    """Return the names of the selected demonstrations, checked for what restoring them needs.
+) -> Recording:
+    """Return what is known of a file, checked for what restoring its states needs.
 
     Args:
         path: a robomimic file.
@@ -36,32 +58,24 @@ def restorable_demos(
         raise UsageError(
             f"n_workers is {n_workers} and n_demos {n_demos}, expected at least 1 each"
         )
-    recorded_task(path)
     with open_robomimic(path) as file:
+        task, env_args = _task_of(file)
         names = file.selected(filter_key)[:n_demos]
         for name in names:
             if "states" not in file.group(name):
                 raise DataError(f"{file.path}: {name} has no states, so it cannot be replayed")
-    return names
+        return Recording(names, task, env_args, file.attributes)
 
 
-def recorded_task(path: str | Path) -> tuple[RobomimicTask, dict[str, Any]]:
-    """Return the task of a file and the recipe of its environment.
-
-    Raises:
-        DataError: when the file has no recipe, or one of another environment.
-    """
-    from genpolicy.data.robomimic_file import open_robomimic
-
-    with open_robomimic(path) as file:
-        env_args = file.env_args()
-        if env_args is None:
-            raise DataError(f"{file.path}: there is no env_args, so it cannot be replayed")
+def _task_of(file: RobomimicFile) -> tuple[RobomimicTask, dict[str, Any]]:
+    env_args = file.env_args()
+    if env_args is None:
+        raise DataError(f"{file.path}: there is no env_args, so it cannot be replayed")
     for task in ROBOMIMIC_TASKS.values():
         if task.env_name == env_args["env_name"]:
             return task, env_args
     raise DataError(
-        f"{path} was recorded in {env_args['env_name']}; expected one of "
+        f"{file.path} was recorded in {env_args['env_name']}; expected one of "
         f"{', '.join(task.env_name for task in ROBOMIMIC_TASKS.values())}"
     )
 
@@ -71,7 +85,10 @@ def recorded_env(
     path: str, *, obs_keys: tuple[str, ...] = (), image_size: int | None = None
 ) -> RobomimicEnv:
     """Return this process's environment of a file, without a step limit that could matter."""
-    task, env_args = recorded_task(path)
+    from genpolicy.data.robomimic_file import open_robomimic
+
+    with open_robomimic(path) as file:
+        task, env_args = _task_of(file)
     env = RobomimicEnv(
         task=task.name,
         env_args=env_args,

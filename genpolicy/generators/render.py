@@ -20,7 +20,7 @@ from tqdm import tqdm
 from genpolicy.envs.registry import env_entry
 from genpolicy.errors import DataError, UsageError
 from genpolicy.generators.pool import in_order
-from genpolicy.generators.recorded import recorded_env, recorded_task, restorable_demos
+from genpolicy.generators.recorded import open_recording, recorded_env
 
 if TYPE_CHECKING:
     from genpolicy.data.robomimic_file import Demo
@@ -34,12 +34,14 @@ class _Settings:
 
     Args:
         path: of the recording.
+        low_dim_keys: observations that are computed where a demonstration has none.
         cameras: whose images are rendered.
         image_size: their height and width in pixels.
         next_obs: whether observations after each action are kept and rendered, too.
     """
 
     path: str
+    low_dim_keys: tuple[str, ...]
     cameras: tuple[str, ...]
     image_size: int
     next_obs: bool
@@ -84,13 +86,13 @@ def render_demos(
         UsageError: for settings out of range, or a target that is the file itself.
     """
     from genpolicy import __version__
-    from genpolicy.data.robomimic_file import open_robomimic, write_robomimic
+    from genpolicy.data.robomimic_file import write_robomimic
 
     source, target = Path(path).expanduser(), Path(target).expanduser()
     if target.exists() and target.resolve() == source.resolve():
         raise UsageError(f"render: {target} is the recording itself; write to another file")
-    names = restorable_demos(source, n_demos=n_demos, filter_key=filter_key, n_workers=n_workers)
-    task, env_args = recorded_task(source)
+    recording = open_recording(source, n_demos=n_demos, filter_key=filter_key, n_workers=n_workers)
+    task = recording.task
     size = task.image_size if image_size is None else image_size
     chosen = task.cameras if cameras is None else tuple(cameras)
     if size < 1 or not chosen:
@@ -98,14 +100,11 @@ def render_demos(
             f"render: image_size is {size} and cameras {list(chosen)}, expected at least one of "
             "each"
         )
-    settings = _Settings(str(source), chosen, size, next_obs)
-    with open_robomimic(source) as file:
-        kept = {key: value for key, value in file.attributes.items() if key != "env_args"}
-    kept.pop("total", None)
+    settings = _Settings(str(source), task.low_dim_keys, chosen, size, next_obs)
     versions = {"genpolicy": __version__, **env_entry(f"robomimic/{task.name}").versions()}
 
     def demos() -> Iterator[Demo]:
-        jobs = [(settings, name) for name in names]
+        jobs = [(settings, name) for name in recording.names]
         with tqdm(total=len(jobs), unit="demo", desc="render", disable=not progress) as bar:
             for demo in in_order(_render, jobs, n_workers=min(n_workers, len(jobs))):
                 yield demo
@@ -117,7 +116,12 @@ def render_demos(
         "rendered_size": size,
         "rendered_versions": json.dumps(versions, sort_keys=True),
     }
-    return write_robomimic(target, demos(), env_args=env_args, attributes={**kept, **rendered})
+    return write_robomimic(
+        target,
+        demos(),
+        env_args=recording.env_args,
+        attributes={**recording.attributes, **rendered},
+    )
 
 
 def _render(job: tuple[_Settings, str]) -> Demo:
@@ -129,9 +133,8 @@ def _render(job: tuple[_Settings, str]) -> Demo:
         demo = file.demo(name)
     states = demo.states
     assert states is not None  # checked before the work was given out
-    task, _ = recorded_task(settings.path)
     images = tuple(f"{camera}_image" for camera in settings.cameras)
-    plain = () if demo.obs else task.low_dim_keys
+    plain = () if demo.obs else settings.low_dim_keys
     env = recorded_env(settings.path, obs_keys=(*plain, *images), image_size=settings.image_size)
     if len(states) != len(demo.actions):
         raise DataError(

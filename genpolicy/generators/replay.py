@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from genpolicy.generators.pool import in_order
 from genpolicy.generators.recorded import (
+    open_recording,
     recorded_env,
     recorded_in_this_release,
-    restorable_demos,
 )
 
 __all__ = ["ReplayedDemo", "replay_demos"]
@@ -67,8 +67,8 @@ def replay_demos(
         SimulatorError: when the environment cannot be restored.
         UsageError: for counts out of range.
     """
-    names = restorable_demos(path, n_demos=n_demos, filter_key=filter_key, n_workers=n_workers)
-    jobs = [(str(path), name) for name in names]
+    recording = open_recording(path, n_demos=n_demos, filter_key=filter_key, n_workers=n_workers)
+    jobs = [(str(path), name) for name in recording.names]
     results: list[ReplayedDemo] = []
     with tqdm(total=len(jobs), unit="demo", desc="replay", disable=not progress) as bar:
         for result in in_order(_replay, jobs, n_workers=min(n_workers, len(jobs))):

@@ -183,16 +183,8 @@ def test_a_killed_worker_is_a_simulator_error_and_new_ones_repeat_the_episode():
 
 
 @pytest.mark.slow
-def test_images_are_upright_and_decided_by_the_seed(monkeypatch):
-    from genpolicy.envs.rendering import choose_gl
-
-    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):  # set by what renders, and put back
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    try:
-        choose_gl()
-    except SimulatorError as error:
-        pytest.skip(str(error))
+@pytest.mark.usefixtures("off_screen")
+def test_images_are_upright_and_decided_by_the_seed():
     env = make_env("robomimic/lift-image", image_size=48)
     obs, _ = env.reset(seed=0)
     image = obs["agentview_image"]

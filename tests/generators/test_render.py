@@ -11,10 +11,11 @@ import pytest
 
 from genpolicy.data.registry import load_dataset
 from genpolicy.data.robomimic_file import open_robomimic, write_robomimic
-from genpolicy.errors import DataError, SimulatorError, UsageError
+from genpolicy.errors import DataError, UsageError
 
 pytestmark = [
     pytest.mark.sim,
+    pytest.mark.usefixtures("off_screen"),
     pytest.mark.skipif(find_spec("robosuite") is None, reason="needs the [robosuite] extra"),
 ]
 
@@ -31,7 +32,6 @@ def made(tmp_path_factory):
     with open_robomimic(whole) as file:
         demos = [_beginning(file.demo(name)) for name in file.names]
         env_args, attributes = file.env_args(), file.attributes
-    attributes.pop("env_args")
     return write_robomimic(folder / "b.hdf5", demos, env_args=env_args, attributes=attributes)
 
 
@@ -40,19 +40,6 @@ def _beginning(demo, n=4):
     for name in ("obs", "next_obs", "extra"):
         cut[name] = {key: value[:n] for key, value in getattr(demo, name).items()}
     return dataclasses.replace(demo, **cut)
-
-
-@pytest.fixture(autouse=True)
-def _renderer(monkeypatch):
-    from genpolicy.envs.rendering import choose_gl
-
-    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):  # set by what renders, and put back
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    try:
-        choose_gl()
-    except SimulatorError as error:
-        pytest.skip(str(error))
 
 
 def test_pictures_are_of_the_recorded_states_and_the_rest_stays(made, tmp_path):
