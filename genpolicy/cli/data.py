@@ -30,7 +30,8 @@ usage: genpolicy data list
 list   the data sets genpolicy knows, and which of them are on this machine
 info   read one: source, fingerprint, episodes, shapes, ranges, returns; options go to its reader
 get    download the published file into the cache, unless it is here; its SHA-256 is checked
-make   generate one with its scripted controller, the same for any number of workers
+make   generate one with its scripted controller, the same for any number of workers; data of
+       d4rl/ tasks is made again with policies of others, policies=DIR, and labelled "regenerated"
 check  look through a robomimic file: what it has and lacks, values that are not finite or out of
        bounds, entries that never vary; replay=20 also replays so many demonstrations in robosuite
 render copy a robomimic file with camera images of its recorded states, and with their other
@@ -41,6 +42,7 @@ in GENPOLICY_CACHE (default ~/.cache/genpolicy); GENPOLICY_OFFLINE=1 forbids dow
 
 examples:
   genpolicy data make maze2d-umaze n=100000 seed=1 workers=2
+  genpolicy data make d4rl/hopper-medium-expert policies=DIR n=200000 workers=2
   genpolicy data make robomimic/square n_demos=200 workers=2
   genpolicy data check my_demos.hdf5 replay=all
   genpolicy data render my_demos.hdf5 image_size=84 workers=2

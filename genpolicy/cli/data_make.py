@@ -1,4 +1,4 @@
-"""`genpolicy data make`: generate a data set with its scripted controller."""
+"""`genpolicy data make`: generate a data set with its controller, or policies of others."""
 
 from __future__ import annotations
 
@@ -55,6 +55,10 @@ def _generator_of(task: str) -> tuple[Callable[..., Path], str]:
         from genpolicy.generators.robomimic import make_robomimic
 
         return make_robomimic, "n_demos"
+    if task.startswith("d4rl/"):
+        from genpolicy.generators.d4rl import make_d4rl_data
+
+        return make_d4rl_data, "n_steps"
     from genpolicy.generators.maze2d import make_maze2d
 
     return make_maze2d, "n_steps"
@@ -69,6 +73,10 @@ def _check_same(task: str, path: Path, settings: Mapping[str, Any]) -> None:
     from genpolicy.data.registry import load_dataset
 
     there = load_dataset(task, path).source.details
+    if "policies" in settings:
+        from genpolicy.generators.d4rl import policy_digests
+
+        settings = {**settings, "policies": policy_digests(task, settings["policies"])}
     differ = [
         f"{name} {there.get(name)} there, {value} asked"
         for name, value in settings.items()

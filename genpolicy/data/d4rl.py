@@ -11,6 +11,10 @@ Where episodes end (``split``):
 - ``"terminals"``: after terminal rows only. For door-human-v0, whose ``timeouts`` are true at step
   200 of every demonstration while the demonstrations run on for 23 to 100 steps: splitting there
   would cut each in two.
+- ``"demonstrations"``: after terminal rows only where the file is of that kind (its last row is
+  terminal, and every episode has one timeout at most, at the same step), by flags otherwise.
+- with ``max_jump``, also wherever the first two numbers of ``observations``, a position, change by
+  more than that from one row to the next.
 - with ``split_on``, also wherever that observation changes from one row to the next. In maze2d one
   long recording visits goal after goal; a window across a switch would pair a goal with actions
   that lead to another.
@@ -41,7 +45,7 @@ from genpolicy.files import write_bytes
 
 __all__ = ["Split", "read_d4rl", "write_d4rl"]
 
-Split = Literal["flags", "terminals"]
+Split = Literal["flags", "terminals", "demonstrations"]
 
 
 def read_d4rl(
@@ -52,6 +56,7 @@ def read_d4rl(
     obs_keys: Mapping[str, str] | None = None,
     split: Split = "flags",
     split_on: str | None = None,
+    max_jump: float | None = None,
     max_episode_steps: int | None = None,
     on_nan: OnNan = "error",
 ) -> Episodes:
@@ -65,6 +70,7 @@ def read_d4rl(
             "observations"}``.
         split: where episodes end, see the module.
         split_on: one of our observation keys; an episode also ends where it changes.
+        max_jump: distance in units of the position, see the module; None looks for no jumps.
         max_episode_steps: the task's time limit, used only where ``timeouts`` is absent.
         on_nan: see ``Episodes.from_arrays``.
 
@@ -74,8 +80,10 @@ def read_d4rl(
         UsageError: for unknown options.
     """
     keys = {"state": "observations"} if obs_keys is None else dict(obs_keys)
-    if split not in ("flags", "terminals"):
-        raise UsageError(f"read_d4rl: split is {split!r}, expected 'flags' or 'terminals'")
+    if split not in get_args(Split):
+        raise UsageError(
+            f"read_d4rl: split is {split!r}, expected one of {', '.join(get_args(Split))}"
+        )
     if split_on is not None and split_on not in keys:
         raise UsageError(f"read_d4rl: split_on {split_on!r} is no key; {nearest(split_on, keys)}")
     if max_episode_steps is not None and max_episode_steps < 1:
@@ -88,22 +96,27 @@ def read_d4rl(
         rewards = _column(array_at(handle, "rewards"))
         terminals = _column(array_at(handle, "terminals")).astype(bool)
         timeouts = None
-        if split == "flags" and "timeouts" in handle:
+        if split != "terminals" and "timeouts" in handle:
             timeouts = _column(array_at(handle, "timeouts")).astype(bool)
+        position = None if max_jump is None else array_at(handle, "observations")[:, :2]
     for key, value in {"rewards": rewards, "terminals": terminals, "timeouts": timeouts}.items():
         if value is not None and value.shape != (len(actions),):
             raise DataError(
                 f"{file}: {key} has shape {value.shape}, expected ({len(actions)},), one entry per "
                 "action; the file is inconsistent"
             )
+    if split == "demonstrations" and timeouts is not None and _lie_inside(timeouts, terminals):
+        split, timeouts = "terminals", None
     changed = np.zeros(len(actions), bool)
     if split_on is not None and len(obs[split_on]) == len(actions):
         goal = obs[split_on].reshape(len(actions), -1)
         changed[:-1] = (goal[1:] != goal[:-1]).any(axis=1)
+    if position is not None and len(position) == len(actions):
+        changed[:-1] |= np.linalg.norm(np.diff(position, axis=0), axis=1) > max_jump
     is_end = terminals | changed
     if timeouts is not None:
         is_end |= timeouts
-    elif split == "flags" and (split_on is None or max_episode_steps is not None):
+    elif split != "terminals" and (split_on is None or max_episode_steps is not None):
         is_end = _cut_at_limit(is_end, max_episode_steps, file)
     is_end[-1:] = True
     cut = is_end & ~terminals
@@ -188,6 +201,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return cast("Any", value).tolist()
     return value
+
+
+def _lie_inside(timeouts: Array, terminals: Array) -> bool:
+    """Return whether terminal rows mark every end and timeouts lie within the episodes."""
+    if not terminals[-1:].any() or not timeouts.any() or (timeouts & terminals).any():
+        return False
+    starts = np.concatenate([[0], np.flatnonzero(terminals) + 1])
+    rows = np.flatnonzero(timeouts)
+    episode = np.searchsorted(starts, rows, side="right") - 1
+    steps = rows - starts[episode]
+    return len(set(episode.tolist())) == len(rows) and len(set(steps.tolist())) == 1
 
 
 def _column(value: Array) -> Array:

@@ -102,7 +102,8 @@ class WindowDataModule(LightningDataModule):
         first_step: int = 0,
     ) -> None:
         super().__init__()
-        dataset_entry(task)
+        self.asked = task
+        task = dataset_entry(task).name
         # The same checks as with the data's own shapes, before the data is read.
         TaskSpec(
             task=task,
@@ -172,7 +173,7 @@ class WindowDataModule(LightningDataModule):
         """
         if self._episodes is not None:
             return
-        episodes = load_dataset(self.task, self.path, **self.reader_options)
+        episodes = load_dataset(self.asked, self.path, **self.reader_options)
         if self.episode_range is not None:
             first, stop = self.episode_range
             if stop > episodes.n_episodes:

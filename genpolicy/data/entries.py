@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
+from genpolicy.d4rl_tasks import D4RL_TASKS, D4RLTask, resolve_d4rl
 from genpolicy.data.d4rl import read_d4rl
+from genpolicy.data.d4rl_task import d4rl_reader
 from genpolicy.data.episodes import Episodes
 from genpolicy.data.pusht import PUSHT_MIRROR, Variant, read_pusht
 from genpolicy.data.robomimic import read_robomimic
 from genpolicy.data.symmetry import Symmetry
 from genpolicy.robomimic_tasks import ROBOMIMIC_TASKS, RobomimicTask
 
-__all__ = ["DATASETS", "DatasetEntry"]
+__all__ = ["DATASETS", "DatasetEntry", "entry_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class DatasetEntry:
         sha256: of the first official file; None trusts and records that of the first download.
         can_generate: whether ``genpolicy data make`` makes one.
         symmetries: known symmetries of the task by name, for ``data.symmetry``.
+        asked: the name under which another version of the task's data was asked for.
     """
 
     name: str
@@ -47,21 +51,62 @@ class DatasetEntry:
     sha256: str | None = None
     can_generate: bool = False
     symmetries: Mapping[str, Symmetry] = field(default_factory=dict[str, Symmetry])
+    asked: str = ""
 
     @property
     def hint(self) -> str:
         """How to get the data set, in one line."""
         if not self.can_generate and not self.urls:
-            return f"data.path=FILE, or put it below GENPOLICY_DATA as {self.local_files[0]}"
+            name = (*self.local_files, *self.official_files)[0]
+            return f"data.path=FILE, or put it below GENPOLICY_DATA as {name}"
         ways = [f"genpolicy data make {self.name}"] if self.can_generate else []
         if self.urls:
-            ways.append(f"genpolicy data get {self.name}")
+            ways.append(f"genpolicy data get {self.asked or self.name}")
         return ", or ".join(ways)
 
 
 def _d4rl_urls(file: str) -> tuple[str, ...]:
     address = f"rail.eecs.berkeley.edu/datasets/offline_rl/{file}"
     return (f"https://{address}", f"http://{address}")
+
+
+_D4RL_DATA = {
+    "locomotion": "data of policies of different strength",
+    "adroit": "a hand of 24 joints",
+    "kitchen": "human demonstrations in Franka Kitchen",
+    "antmaze": "an ant walks through a maze",
+}
+
+
+def _d4rl(task: D4RLTask) -> DatasetEntry:
+    older = [task.files[n] for n in sorted(task.files, reverse=True) if n != task.version]
+    return DatasetEntry(
+        name=task.task,
+        description=f"D4RL {task.name}-v{task.version}: {_D4RL_DATA[task.family]}",
+        read=d4rl_reader(task),
+        folder="d4rl",
+        official_files=tuple(PurePosixPath(file).name for file in (task.file, *older)),
+        local_files=(f"{task.name}.hdf5",),
+        urls=_d4rl_urls(task.file),
+        can_generate=bool(task.recipe),
+    )
+
+
+def entry_of(name: str) -> DatasetEntry | None:
+    """Return the entry that a name means, also one of another version or Minari's; or None."""
+    meant = resolve_d4rl(name)
+    entry = DATASETS.get(meant.task)
+    if entry is None or meant.files is None:
+        return entry
+    is_d4rl = not meant.files[0].startswith(("D4RL/", "mujoco/"))
+    return replace(
+        entry,
+        official_files=tuple(PurePosixPath(f).name if is_d4rl else f for f in meant.files),
+        local_files=(),
+        urls=_d4rl_urls(meant.files[0]) if is_d4rl else (),
+        can_generate=False,
+        asked=name,
+    )
 
 
 def _maze2d(size: str) -> DatasetEntry:
@@ -139,24 +184,7 @@ _ENTRIES = (
     _maze2d("umaze"),
     _maze2d("medium"),
     _maze2d("large"),
-    DatasetEntry(
-        name="door-human",
-        description="D4RL door-human-v0: 25 human demonstrations of the Adroit hand opening a door",
-        # Its timeouts lie inside the demonstrations; see genpolicy.data.d4rl.
-        read=functools.partial(read_d4rl, split="terminals"),
-        folder="door-human",
-        official_files=("door-v0_demos_clipped.hdf5",),
-        urls=_d4rl_urls("hand_dapg/door-v0_demos_clipped.hdf5"),
-    ),
-    DatasetEntry(
-        name="kitchen-complete",
-        description="D4RL kitchen-complete: human demonstrations of four tasks in Franka Kitchen",
-        read=functools.partial(read_d4rl, max_episode_steps=280),
-        folder="kitchen-complete",
-        official_files=("mini_kitchen_microwave_kettle_light_slider-v0.hdf5",),
-        local_files=("kitchen-complete.hdf5",),
-        urls=_d4rl_urls("kitchen/mini_kitchen_microwave_kettle_light_slider-v0.hdf5"),
-    ),
+    *(_d4rl(task) for task in D4RL_TASKS.values()),
     *(_robomimic(t, images=images) for t in ROBOMIMIC_TASKS.values() for images in (False, True)),
     *(_published(task, kind) for task in ROBOMIMIC_TASKS.values() for kind in task.published),
 )

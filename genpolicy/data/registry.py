@@ -3,7 +3,8 @@
 ``load_dataset`` looks for a data set in this order and never touches the network:
 
 1. the ``path`` it is given,
-2. below the folder that ``GENPOLICY_DATA`` names, at any depth, by the file names of the entry,
+2. below the folders that ``GENPOLICY_DATA``, and then the packages' own ``D4RL_DATASET_DIR`` and
+   ``MINARI_DATASETS_PATH`` name, at any depth, by the file names of the entry,
 3. in the cache, ``GENPOLICY_CACHE`` or ``~/.cache/genpolicy``, in the entry's folder of ``data``.
 
 ``get_dataset`` downloads into the cache what is in neither place.
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from genpolicy.data.download import by_hand, download, verify_file
-from genpolicy.data.entries import DATASETS, DatasetEntry
+from genpolicy.data.entries import DATASETS, DatasetEntry, entry_of
 from genpolicy.data.episodes import Array, Episodes
 from genpolicy.data.lazy import blocks_of
 from genpolicy.data.normalizer import Normalizer
@@ -40,16 +41,24 @@ __all__ = [
     "load_dataset",
 ]
 
+PACKAGE_FOLDERS = ("D4RL_DATASET_DIR", "MINARI_DATASETS_PATH")
+"""Variables in which the packages d4rl and Minari name the folders of their downloads."""
+
 
 def dataset_entry(task: str) -> DatasetEntry:
     """Return the entry of a task.
 
+    Args:
+        task: one of ``DATASETS``, or another name of such a task (``genpolicy.d4rl_tasks``), which
+            may ask for another version of its data.
+
     Raises:
         UsageError: for an unknown one, with the nearest names.
     """
-    if task not in DATASETS:
+    entry = entry_of(task)
+    if entry is None:
         raise UsageError(f"there is no data set for {task!r}; {nearest(task, DATASETS)}")
-    return DATASETS[task]
+    return entry
 
 
 def dataset_symmetry(task: str, name: str) -> Symmetry:
@@ -96,7 +105,8 @@ def find_dataset(task: str) -> Path | None:
     named = os.environ.get("GENPOLICY_DATA")
     if named and not Path(named).is_dir():
         raise DataError(f"GENPOLICY_DATA is {named!r}, which is no folder; correct or unset it")
-    listing = _listing(Path(named)) if named else []
+    folders = [named, *(os.environ.get(name) for name in PACKAGE_FOLDERS)]
+    listing = [path for folder in folders if folder for path in _listing(Path(folder))]
     for name in (*entry.official_files, *entry.local_files):
         for path in listing:
             if _is_named(path, name):
@@ -136,7 +146,7 @@ def load_dataset(task: str, path: str | Path | None = None, **options: Any) -> E
     try:
         if file.is_file():
             verify_file(file, sha256=_known_sha256(entry, file))
-        return entry.read(file, name=task, kind=kind, **options)
+        return entry.read(file, name=entry.name, kind=kind, **options)
     except DamagedFileError as error:
         raise DamagedFileError(f"{error}; {_remedy(entry, file)}") from error
 
@@ -188,7 +198,7 @@ def describe_dataset(task: str, path: str | Path | None = None, **options: Any) 
     returns = episodes.returns
     return {
         "task": task,
-        "description": DATASETS[task].description,
+        "description": dataset_entry(task).description,
         "source": {
             "name": source.name,
             "kind": source.kind,

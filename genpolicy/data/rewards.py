@@ -9,6 +9,11 @@ Every transform is affine, ``r' = gain * (r + offset)``::
     antmaze          2 (r - 0.25)                            an option of Diffusion-QL's code
     iql_locomotion   1000 r / (largest - smallest return)    IQL on hopper, halfcheetah, walker2d
 
+and by name of the method, what it does on the family of the task (``genpolicy.d4rl_tasks``)::
+
+    iql              iql_locomotion, iql_antmaze; none on adroit and kitchen
+    diffusion_ql     normalize on adroit, cql_antmaze; none on locomotion and kitchen
+
 A transform is part of an algorithm: values of a critic are in its units, and tasks where episodes
 end early can have another optimum under an offset. Scores are always of the rewards themselves.
 
@@ -23,6 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from genpolicy.d4rl_tasks import D4RL_TASKS
 from genpolicy.data.episodes import Episodes
 from genpolicy.errors import DataError, UsageError, nearest
 
@@ -108,6 +114,21 @@ def _return_range(episodes: Episodes) -> tuple[float, float]:
     return 1000.0 / spread, 0.0
 
 
+_BY_FAMILY: Mapping[str, Mapping[str, str]] = {
+    "iql": {"locomotion": "iql_locomotion", "antmaze": "iql_antmaze"},
+    "diffusion_ql": {"adroit": "normalize", "antmaze": "cql_antmaze"},
+}
+
+
+def _by_family(method: str) -> Callable[[Episodes], tuple[float, float]]:
+    def numbers(episodes: Episodes) -> tuple[float, float]:
+        task = D4RL_TASKS.get(episodes.source.name)
+        name = "none" if task is None else _BY_FAMILY[method].get(task.family, "none")
+        return REWARD_TRANSFORMS[name](episodes)
+
+    return numbers
+
+
 REWARD_TRANSFORMS: Mapping[str, Callable[[Episodes], tuple[float, float]]] = {
     "none": _constant(1.0, 0.0),
     "normalize": _normalize,
@@ -115,5 +136,6 @@ REWARD_TRANSFORMS: Mapping[str, Callable[[Episodes], tuple[float, float]]] = {
     "cql_antmaze": _constant(4.0, -0.5),
     "antmaze": _constant(2.0, -0.25),
     "iql_locomotion": _return_range,
+    **{method: _by_family(method) for method in _BY_FAMILY},
 }
 """Functions of the training episodes that return gain and offset, by name."""

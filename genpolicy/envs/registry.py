@@ -6,11 +6,12 @@ Importing this module loads no simulator; ``make_env`` does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from genpolicy.d4rl_tasks import D4RL_TASKS, D4RLTask, resolve_d4rl
 from genpolicy.envs.mazes import MAZES
 from genpolicy.errors import SimulatorError, UsageError, nearest
 from genpolicy.references import normalized_score
@@ -93,7 +94,43 @@ def _robomimic(task: str, obs: str, max_steps: int) -> Callable[..., SeededEnv]:
     return make
 
 
+def _d4rl(task: str) -> Callable[..., SeededEnv]:
+    def make(**settings: Any) -> SeededEnv:
+        from genpolicy.envs.d4rl import make_d4rl
+
+        return make_d4rl(task, **settings)
+
+    return make
+
+
 _SHARED = ("success", "return", "clipped_actions")
+_D4RL_METRICS = {
+    "locomotion": (),
+    "adroit": ("steps_at_goal",),
+    "kitchen": ("tasks_completed",),
+    "antmaze": ("time_to_goal",),
+}
+_D4RL_NOTES = {
+    "locomotion": "NOT comparable with published scores: Gymnasium's v4 robots on current MuJoCo, "
+    "with the reference returns of D4RL's v2 names",
+    "adroit": "D4RL's rewards and time limits on gymnasium-robotics' hands and current MuJoCo",
+    "kitchen": "tasks completed, on gymnasium-robotics' FrankaKitchen and current MuJoCo",
+    "antmaze": "D4RL's ant, mazes and goals (v2) on current MuJoCo",
+}
+
+
+def _d4rl_entry(task: D4RLTask) -> EnvEntry:
+    return EnvEntry(
+        task=task.task,
+        make=_d4rl(task.task),
+        max_steps=task.max_steps,
+        metrics=(*_SHARED, *_D4RL_METRICS[task.family], "d4rl_score"),
+        primary="d4rl_score",
+        packages=("gymnasium", "gymnasium-robotics", "mujoco"),
+        d4rl_name=task.d4rl_name,
+        note=_D4RL_NOTES[task.family],
+        steps_per_second=task.steps_per_second,
+    )
 
 
 def _entries() -> Mapping[str, EnvEntry]:
@@ -147,6 +184,7 @@ def _entries() -> Mapping[str, EnvEntry]:
         for task in ROBOMIMIC_TASKS.values()
         for name, obs, max_steps in _robomimic_variants(task)
     ]
+    entries += [_d4rl_entry(task) for task in D4RL_TASKS.values()]
     return MappingProxyType({entry.task: entry for entry in entries})
 
 
@@ -164,12 +202,18 @@ ENVS: Mapping[str, EnvEntry] = _entries()
 def env_entry(task: str) -> EnvEntry:
     """Return the entry of a task.
 
+    Args:
+        task: a key of ``ENVS``, or another name of such a task (``genpolicy.d4rl_tasks``): a name
+            of another version of its data adds a warning to the note of every result.
+
     Raises:
         UsageError: for an unknown task, naming the nearest ones.
     """
-    if task not in ENVS:
+    meant = resolve_d4rl(task)
+    if meant.task not in ENVS:
         raise UsageError(f"there is no environment for task {task!r}; {nearest(task, ENVS)}")
-    return ENVS[task]
+    entry = ENVS[meant.task]
+    return replace(entry, note=f"{meant.warning}; {entry.note}") if meant.warning else entry
 
 
 def make_env(task: str, **settings: Any) -> SeededEnv:

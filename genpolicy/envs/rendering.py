@@ -12,6 +12,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -94,14 +95,16 @@ class CameraRenderer:
     Args:
         model: ``mujoco.MjModel``.
         size: height and width in pixels.
+        all_groups: show the geometry of group 0 too, where robosuite keeps collision shapes.
 
     Raises:
         SimulatorError: when nothing can be rendered off screen.
     """
 
-    def __init__(self, model: Any, *, size: int) -> None:
+    def __init__(self, model: Any, *, size: int, all_groups: bool = False) -> None:
         chosen = choose_gl()
         mujoco: Any = importlib.import_module("mujoco")
+        self._mujoco = mujoco
         if chosen in GL_PACKAGES:
             # MuJoCo read the variable when it was imported, which may be before it was set.
             contexts: Any = sys.modules[mujoco.Renderer.__module__]
@@ -109,7 +112,7 @@ class CameraRenderer:
         self.model, self.size = model, size
         # robosuite's scenes keep collision shapes in group 0 and what is to be seen in group 1.
         self._option = mujoco.MjvOption()
-        self._option.geomgroup[0] = 0
+        self._option.geomgroup[0] = int(all_groups)
         try:
             self._renderer = mujoco.Renderer(model, size, size)
         except Exception as error:  # whatever the driver raises
@@ -118,15 +121,29 @@ class CameraRenderer:
                 "`genpolicy doctor`"
             ) from error
 
-    def picture(self, data: Any, camera: str) -> np.ndarray:
+    def picture(self, data: Any, camera: str | Mapping[str, Any]) -> np.ndarray:
         """Return ``(size, size, 3)`` uint8, the first row at the top.
 
         Args:
             data: ``mujoco.MjData`` of the model.
-            camera: name of a camera.
+            camera: name of a camera, or attributes of a free one (``distance``, ``lookat``, ...).
         """
+        if not isinstance(camera, str):
+            camera = self._free_camera(camera)
         self._renderer.update_scene(data, camera=camera, scene_option=self._option)
         return np.array(self._renderer.render())
+
+    def _free_camera(self, view: Mapping[str, Any]) -> Any:
+        camera: Any = self._mujoco.MjvCamera()
+        self._mujoco.mjv_defaultFreeCamera(self.model, camera)
+        for name, value in view.items():
+            if name == "lookat":
+                camera.lookat[:] = value
+            else:
+                setattr(camera, name, value)
+        if "trackbodyid" in view:
+            camera.type = self._mujoco.mjtCamera.mjCAMERA_TRACKING
+        return camera
 
     def close(self) -> None:
         """Free the context; calling it again does nothing."""

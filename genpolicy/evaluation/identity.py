@@ -229,6 +229,8 @@ class CheckpointInfo:
         links: the run's names for it: some of ``"last"`` and ``"best"``.
         dataset: name of the training data; empty when the checkpoint does not say.
         dataset_fingerprint: of the training data; empty when the checkpoint does not say.
+        dataset_kind: of the training data, see ``DataSource``; empty when it does not say.
+        dataset_warning: why scores on that data are not comparable; empty where they are.
         versions: packages it was written with.
     """
 
@@ -238,7 +240,16 @@ class CheckpointInfo:
     links: tuple[str, ...]
     dataset: str = ""
     dataset_fingerprint: str = ""
+    dataset_kind: str = ""
+    dataset_warning: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def data_caveat(self) -> str:
+        """What has to stand beside every score of a policy of this data; mostly empty."""
+        parts = [f"{self.dataset} was REGENERATED, it is not the published data"]
+        parts = parts if self.dataset_kind == "regenerated" else []
+        return "; ".join(parts + [self.dataset_warning] * bool(self.dataset_warning))
 
     def describe(self) -> str:
         """Return one line: path, last or best, step, kind of weights, data."""
@@ -247,7 +258,8 @@ class CheckpointInfo:
             parts.append(f"step {self.step}")
         parts.append(f"{self.weights} weights" if self.weights else "weights CHANGED since loading")
         if self.dataset:
-            parts.append(f"data {self.dataset} {self.dataset_fingerprint[:12]}".rstrip())
+            kind = f" ({self.dataset_kind})" if self.dataset_kind else ""
+            parts.append(f"data {self.dataset}{kind} {self.dataset_fingerprint[:12]}".rstrip())
         return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -286,6 +298,8 @@ def describe_checkpoint(path: str | Path, identity: PolicyIdentity) -> Checkpoin
         links=_links_to(Path(path)),
         dataset=str(card.dataset.get("name", "")),
         dataset_fingerprint=str(card.dataset.get("fingerprint", "")),
+        dataset_kind=str(card.dataset.get("kind", "")),
+        dataset_warning=str(card.dataset.get("warning", "")),
         versions=dict(card.versions),
     )
 

@@ -186,6 +186,13 @@ class EvalResult:
         ]
 
     @property
+    def caveats(self) -> tuple[str, ...]:
+        """What a table has to say beside this result: data or simulator other than published."""
+        data = "" if self.checkpoint is None else self.checkpoint.data_caveat
+        note = self.note if self.note.startswith("NOT ") else ""
+        return tuple(text for text in (data, note) if text)
+
+    @property
     def tags(self) -> dict[str, int]:
         """Number of episodes with each tag."""
         tags = sorted(tag for record in self.records for tag in record.tags)
@@ -217,6 +224,8 @@ class EvalResult:
             facts["environment"] = ", ".join(f"{k}={v}" for k, v in self.settings.items())
         if spec.task != self.task:
             facts["trained for"] = spec.task
+        if self.checkpoint is not None:
+            facts["data"] = self.checkpoint.data_caveat
         before = {} if self.checkpoint is None else self.checkpoint.versions
         changed = {k: v for k, v in self.simulators.items() if before.get(k, v) != v}
         if changed:

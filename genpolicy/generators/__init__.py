@@ -9,18 +9,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from genpolicy.generators.actors import Actor, load_actor
+    from genpolicy.generators.d4rl import make_d4rl_data
     from genpolicy.generators.maze2d import collect_maze2d, make_maze2d
-    from genpolicy.generators.policies import ControllerPolicy, RandomPolicy
+    from genpolicy.generators.policies import ActorPolicy, ControllerPolicy, RandomPolicy
     from genpolicy.generators.render import render_demos
     from genpolicy.generators.replay import replay_demos
     from genpolicy.generators.robomimic import make_robomimic
     from genpolicy.generators.waypoint import WaypointController
 
 __all__ = [
+    "Actor",
+    "ActorPolicy",
     "ControllerPolicy",
     "RandomPolicy",
     "WaypointController",
     "collect_maze2d",
+    "load_actor",
+    "make_d4rl_data",
     "make_maze2d",
     "make_robomimic",
     "render_demos",
@@ -28,10 +34,14 @@ __all__ = [
 ]
 
 _HOME_OF = {
+    "Actor": "actors",
+    "ActorPolicy": "policies",
     "ControllerPolicy": "policies",
     "RandomPolicy": "policies",
     "WaypointController": "waypoint",
     "collect_maze2d": "maze2d",
+    "load_actor": "actors",
+    "make_d4rl_data": "d4rl",
     "make_maze2d": "maze2d",
     "make_robomimic": "robomimic",
     "render_demos": "render",

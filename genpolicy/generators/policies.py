@@ -1,4 +1,4 @@
-"""Policies that were not learned: the controller that collects data, and uniform noise.
+"""Policies that were not learned here: what collects data, and uniform noise.
 
 They bound what a learned policy can be expected to reach on a task, from above and from below.
 """
@@ -6,6 +6,7 @@ They bound what a learned policy can be expected to reach on a task, from above 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,12 +16,13 @@ from torch import Tensor
 from genpolicy.envs import make_env
 from genpolicy.envs.maze2d import PointMass
 from genpolicy.errors import UsageError
+from genpolicy.generators.actors import load_actor
 from genpolicy.generators.waypoint import WaypointController
 from genpolicy.policies.base import check_obs
 from genpolicy.seeding import fresh_seeds
 from genpolicy.shapes import Obs, TaskSpec
 
-__all__ = ["ControllerPolicy", "RandomPolicy"]
+__all__ = ["ActorPolicy", "ControllerPolicy", "RandomPolicy"]
 
 
 class ControllerPolicy:
@@ -98,6 +100,59 @@ class ControllerPolicy:
                 action = self._controller.action(state, goals[row]) + noise[row, k]
                 chunk[row, k] = np.clip(action, -1.0, 1.0)
         return torch.from_numpy(chunk).to(obs["state"])
+
+
+class ActorPolicy:
+    """A policy of others that regenerated data was made with (``genpolicy.generators.actors``).
+
+    Args:
+        task: a D4RL task whose observation is ``state``.
+        path: its file of arrays.
+        deterministic: take the mode; otherwise row ``i`` draws its action from ``seeds[i]``.
+
+    Raises:
+        DataError: for a file that is no such policy.
+        UsageError: for a policy that has to know the step of the episode.
+    """
+
+    spec: TaskSpec
+
+    def __init__(self, *, task: str, path: str | Path, deterministic: bool = False) -> None:
+        self._actor, digest = load_actor(path)
+        if self._actor.needs_time:
+            raise UsageError(
+                f"{path} depends on the step of the episode, which policies do not see"
+            )
+        self.actor_sha256 = digest
+        self.deterministic = deterministic
+        self.spec = TaskSpec(
+            task=task,
+            obs_shapes={"state": (self._actor.obs_dim,)},
+            action_dim=self._actor.action_dim,
+            n_obs_steps=1,
+            horizon=1,
+            n_action_steps=1,
+        )
+
+    def sample(
+        self, obs: Obs, *, seeds: Sequence[int] | None = None
+    ) -> Float[Tensor, "batch horizon action"]:
+        """Return one action a row, ``(batch, 1, action)`` in [-1, 1].
+
+        Args:
+            obs: ``state`` (batch, 1, obs).
+            seeds: one per row for the draws; None draws fresh ones.
+
+        Raises:
+            UsageError: for observations of other shapes.
+        """
+        n_rows = check_obs(obs, self.spec, seeds, who="ActorPolicy")
+        states = obs["state"][:, -1].cpu().numpy()
+        chunk = np.empty((n_rows, 1, self.spec.action_dim), dtype=np.float32)
+        for row, seed in enumerate(fresh_seeds(n_rows) if seeds is None else seeds):
+            rng = None if self.deterministic else np.random.default_rng(seed)
+            chunk[row, 0] = self._actor.action(states[row], rng=rng)
+        return torch.from_numpy(chunk).to(obs["state"].device)
 
 
 class RandomPolicy:

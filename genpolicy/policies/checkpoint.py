@@ -64,7 +64,8 @@ class PolicyCard:
         spec: what the policy sees and returns.
         normalizer: ``Normalizer.to_json`` of the training data.
         dataset: name, kind, fingerprint and counts of the training data, and ``env``, the
-            settings of the environment that it was recorded in (empty for the standard one).
+            settings of the environment that it was recorded in (empty for the standard one), and
+            ``warning``: why scores on that data are not comparable (empty where they are).
         training: algorithm, step, seed and whatever reproduces the run.
         metrics: figures measured at this step, by name.
         versions: packages the checkpoint was written with.

@@ -251,6 +251,7 @@ def _dataset(data: WindowDataModule) -> dict[str, Any]:
     return {
         "name": source.name,
         "kind": source.kind,
+        "warning": source.details.get("warning", ""),
         "fingerprint": data.fingerprint,
         "n_episodes": len(data.episodes.episode_ends),
         "n_steps": len(data.episodes.actions),

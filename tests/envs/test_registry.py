@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from genpolicy.d4rl_tasks import D4RL_TASKS
 from genpolicy.envs import ENVS, env_entry, make_env, make_vector_env
 from genpolicy.envs.base import import_simulator
 from genpolicy.errors import SimulatorError, UsageError
@@ -20,6 +21,15 @@ OBS_SHAPES = {
     "pusht-state": {"state": (5,)},
     "pusht-pixels": {"image": (96, 96, 3), "agent_pos": (2,)},
     "pusht-all": {"image": (96, 96, 3), "keypoints": (18,), "state": (5,), "agent_pos": (2,)},
+    "d4rl/hopper-medium-expert": {"state": (11,)},
+    "d4rl/halfcheetah-random": {"state": (17,)},
+    "d4rl/walker2d-full-replay": {"state": (17,)},
+    "d4rl/pen-human": {"state": (45,)},
+    "d4rl/door-cloned": {"state": (39,)},
+    "d4rl/hammer-expert": {"state": (46,)},
+    "d4rl/relocate-human-longhorizon": {"state": (39,)},
+    "d4rl/kitchen-mixed": {"state": (59,)},
+    "d4rl/antmaze-large-diverse": {"state": (29,)},
 }
 
 
@@ -27,7 +37,8 @@ ROBOSUITE = {task for task in ENVS if task.startswith("robomimic/")}  # tested o
 
 
 def test_the_tasks():
-    assert set(ENVS) - ROBOSUITE == set(OBS_SHAPES)
+    assert set(ENVS) - ROBOSUITE - set(D4RL_TASKS) == set(OBS_SHAPES) - set(D4RL_TASKS)
+    assert len(D4RL_TASKS) == 18 + 16 + 3 + 6
     assert {ENVS[task].extra for task in ROBOSUITE} == {"robosuite"}
     limits = {task: ENVS[f"robomimic/{task}"].max_steps for task in ("can", "can_ph", "can_mh")}
     assert limits == {"can": 400, "can_ph": 400, "can_mh": 500}
