@@ -3,7 +3,8 @@
 ::
 
     (1)  y = r + bootstrap min Q'(s', a'),   a' from the averaged policy's whole chain
-    (2)  policy   imitation loss + eta improvement_loss(Q(s, a)),   a from the chain, with gradient
+    (2)  policy   imitation_weight imitation loss + eta improvement_loss(Q(s, a)),
+                  a from the chain, with gradient
 
 The algorithms differ in the imitation loss, which is ``loss`` of each.
 """
@@ -47,6 +48,7 @@ class ImitatingActorCritic(LightningModule):
         optimizer: AdamW settings, of the policy and of the critic.
         seed: names the noise of every step.
         eta: weight of the critic in (2), at least 0.
+        imitation_weight: of the imitation loss in (2), at least 0; 0 for the value alone, online.
         max_q_backup: actions of which (1) takes the best, at least 1.
         normalize_targets: divide y by its standard deviation over the batch.
         target_rate: part of the critic that enters its average at every step, in (0, 1].
@@ -70,6 +72,7 @@ class ImitatingActorCritic(LightningModule):
         optimizer: OptimizerSettings,
         seed: int,
         eta: float,
+        imitation_weight: float,
         max_q_backup: int,
         target_rate: float,
         policy_decay: float,
@@ -80,14 +83,16 @@ class ImitatingActorCritic(LightningModule):
     ) -> None:
         super().__init__()
         check_selection(type(self).__name__, n_candidates, temperature)
-        if eta < 0.0 or max_q_backup < 1 or policy_every < 1:
+        if min(eta, imitation_weight) < 0.0 or min(max_q_backup, policy_every) < 1:
             raise UsageError(
-                f"{type(self).__name__}: eta is {eta}, max_q_backup {max_q_backup} and "
-                f"policy_every {policy_every}, expected at least 0, 1 and 1"
+                f"{type(self).__name__}: eta is {eta}, imitation_weight {imitation_weight}, "
+                f"max_q_backup {max_q_backup} and policy_every {policy_every}, expected at least "
+                "0, 0, 1 and 1"
             )
         self.policy, self.critic = policy, critic
         self.optimizer_settings, self.seed = optimizer, seed
-        self.eta, self.max_q_backup, self.policy_every = eta, max_q_backup, policy_every
+        self.eta, self.imitation_weight = eta, imitation_weight
+        self.max_q_backup, self.policy_every = max_q_backup, policy_every
         self.n_candidates, self.temperature = n_candidates, temperature
         self.normalize_targets = normalize_targets
         self.critic_target = FrozenTarget(critic, decay=1.0 - target_rate)
@@ -121,10 +126,11 @@ class ImitatingActorCritic(LightningModule):
         loss, metrics = bellman_loss(
             self.critic, batch, following, normalize=self.normalize_targets
         )
-        imitation, own = self.loss(batch, generator)
-        loss = loss + imitation
-        metrics["imitation_loss"] = own["loss"]
-        metrics |= {name: own[name] for name in self.imitation_figures}
+        if self.imitation_weight > 0.0:
+            imitation, own = self.loss(batch, generator)
+            loss = loss + self.imitation_weight * imitation
+            metrics["imitation_loss"] = own["loss"]
+            metrics |= {name: own[name] for name in self.imitation_figures}
         if self.eta > 0.0:
             cond = self.policy.encode(batch["obs"])
             chunk = draw_chunks(self.policy, self.denoiser, cond, generator)

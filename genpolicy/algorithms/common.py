@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from genpolicy.denoisers import Denoiser, FlowMapDenoiser, ParameterizedDenoiser, TrajectoryDenoiser
 from genpolicy.errors import UsageError
@@ -97,6 +98,7 @@ def configure_adamw(module: torch.nn.Module, settings: OptimizerSettings) -> dic
         eps=settings.eps,
         fused=True,
     )
+    optimizer.register_step_post_hook(_count_versions)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, settings)
     )
@@ -104,6 +106,14 @@ def configure_adamw(module: torch.nn.Module, settings: OptimizerSettings) -> dic
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
     }
+
+
+def _count_versions(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Count the step in the versions of the weights, which fused optimizers leave as they were.
+
+    Programs of compiled policies are written again where a version differs.
+    """
+    increment_version([p for group in optimizer.param_groups for p in group["params"]])
 
 
 def denoiser_of(policy: GenerativePolicy, kind: type[DenoiserT], *, who: str) -> DenoiserT:

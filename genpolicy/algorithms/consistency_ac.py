@@ -42,6 +42,7 @@ class ConsistencyAC(ImitatingActorCritic):
         seed: names the noise of every step.
         settings: levels, weighting and distance of consistency training.
         eta: weight of the critic in (2), at least 0.
+        imitation_weight: of the imitation loss in (2), at least 0; 0 for the value alone, online.
         max_q_backup: actions of which (1) takes the best, at least 1.
         normalize_targets: divide y by its standard deviation over the batch (an option of the
             paper's code; it changes the fixed point of the Bellman equation).
@@ -66,6 +67,7 @@ class ConsistencyAC(ImitatingActorCritic):
         seed: int,
         settings: ConsistencyTraining,
         eta: float = 1.0,
+        imitation_weight: float = 1.0,
         max_q_backup: int = 1,
         normalize_targets: bool = False,
         target_rate: float = 0.005,
@@ -80,6 +82,7 @@ class ConsistencyAC(ImitatingActorCritic):
             optimizer=optimizer,
             seed=seed,
             eta=eta,
+            imitation_weight=imitation_weight,
             max_q_backup=max_q_backup,
             normalize_targets=normalize_targets,
             target_rate=target_rate,

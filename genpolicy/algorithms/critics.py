@@ -193,11 +193,16 @@ def critic_to_save(
     return critic, {"ema": slow.state_dict(), "raw": critic.state_dict()}
 
 
-def acting_policy(module: LightningModule) -> DenoisingPolicy:
-    """Return the policy as it acts: with its candidates chosen by the critic, where it has some."""
+def acting_policy(module: LightningModule, *, n_candidates: int | None = None) -> DenoisingPolicy:
+    """Return the policy as it acts: with its candidates chosen by the critic, where it has some.
+
+    Args:
+        module: an algorithm.
+        n_candidates: instead of the algorithm's; None takes those.
+    """
     policy = module.policy
     assert isinstance(policy, DenoisingPolicy)
-    n = getattr(module, "n_candidates", 1)
+    n = getattr(module, "n_candidates", 1) if n_candidates is None else n_candidates
     critic = getattr(module, "critic", None)
     if n == 1 or not isinstance(critic, Critic):
         return policy

@@ -42,6 +42,7 @@ class DiffusionQL(ImitatingActorCritic):
         times: distribution of training noise levels.
         weighting: weight of a level's error.
         eta: weight of the critic in (2), at least 0; 0 is imitation.
+        imitation_weight: of the imitation loss in (2), at least 0; 0 for the value alone, online.
         max_q_backup: actions of which (1) takes the best, at least 1; 10 on antmaze.
         target_rate: part of the critic that enters its average at every step, in (0, 1].
         policy_decay: of the policy's average, in [0, 1).
@@ -63,6 +64,7 @@ class DiffusionQL(ImitatingActorCritic):
         times: TimeSampler,
         weighting: Weighting,
         eta: float = 1.0,
+        imitation_weight: float = 1.0,
         max_q_backup: int = 1,
         target_rate: float = 0.005,
         policy_decay: float = 0.995,
@@ -76,6 +78,7 @@ class DiffusionQL(ImitatingActorCritic):
             optimizer=optimizer,
             seed=seed,
             eta=eta,
+            imitation_weight=imitation_weight,
             max_q_backup=max_q_backup,
             target_rate=target_rate,
             policy_decay=policy_decay,

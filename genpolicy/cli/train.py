@@ -16,6 +16,7 @@ Train a policy. Any entry of configs/train.yaml can be overridden:
 
   genpolicy train experiment=pusht_flow seed=1
   genpolicy train experiment=maze2d_umaze_diffusion trainer.max_steps=20000
+  genpolicy train experiment=maze2d_umaze_iql online=default online.from=RUN    with interaction
   genpolicy train experiment=pusht_flow trainer=ddp trainer.accelerator=cpu trainer.devices=2
   genpolicy train resume=runs/pusht_flow/seed-1       continue a run that was stopped, exactly
   genpolicy train experiment=pusht_flow --show        print the resolved configuration and stop

@@ -14,6 +14,7 @@ from genpolicy.data.batches import BatchStream, Gatherable, OrderedBatches
 from genpolicy.data.episodes import Array, Episodes, OnNan
 from genpolicy.data.normalizer import FieldStats, Mode, Normalizer
 from genpolicy.data.registry import dataset_entry, dataset_symmetry, load_dataset
+from genpolicy.data.replay import ReplayBuffer
 from genpolicy.data.rewards import RewardTransform, check_reward_transform
 from genpolicy.data.transitions import TransitionDataset
 from genpolicy.data.windows import WindowBatch, WindowDataset, check_window_sizes
@@ -33,7 +34,8 @@ class WindowDataModule(LightningDataModule):
 
     After ``setup``: ``episodes`` (all that were read, and their images), ``train_ids`` and
     ``validation_ids`` (which of them are used for what), ``normalizer`` (fitted to the training
-    episodes), ``reward_transform``, ``spec`` and ``fingerprint``.
+    episodes), ``reward_transform``, ``spec`` and ``fingerprint``. With ``replay`` set, training
+    batches come from there.
 
     Args:
         task: one of ``genpolicy.data.registry.DATASETS``.
@@ -163,6 +165,7 @@ class WindowDataModule(LightningDataModule):
         self.transitions, self.reward, self.train_fraction = transitions, reward, train_fraction
         self.episode_range = None if episode_range is None else tuple(episode_range)
         self._episodes: Episodes | None = None
+        self.replay: ReplayBuffer | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read, split and normalise the data; only the first call does anything.
@@ -231,9 +234,37 @@ class WindowDataModule(LightningDataModule):
         """SHA-256 of the content of ``episodes``, see ``Episodes.fingerprint``."""
         return self.episodes.fingerprint
 
-    def train_dataloader(self) -> _Resuming:
+    def start_replay(self, *, offline_fraction: float | None) -> ReplayBuffer:
+        """Take training batches from a buffer from now on, to which episodes can be added.
+
+        Lightning reads one batch ahead, before the step that may add to the buffer; the stream
+        therefore yields empty batches, which whoever adds to the buffer fills at their step.
+
+        Args:
+            offline_fraction: see ``ReplayBuffer``.
+
+        Raises:
+            UsageError: for windows in the place of transitions.
+        """
+        self.setup()
+        if not self.transitions:
+            raise UsageError("replay holds transitions; set data.transitions=true")
+        self.replay = ReplayBuffer(
+            self.train_windows,
+            lambda added: self._windows(
+                self.reward_transform.apply(added), np.arange(added.n_episodes)
+            ),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            offline_fraction=offline_fraction,
+        )
+        return self.replay
+
+    def train_dataloader(self) -> _Resuming | _Unfilled:
         """Return the endless stream of this process's training batches."""
         self.setup()
+        if self.replay is not None:
+            return _Unfilled()
         trainer = self.trainer
         stream = BatchStream(
             self.train_windows,
@@ -242,7 +273,7 @@ class WindowDataModule(LightningDataModule):
             rank=0 if trainer is None else trainer.global_rank,
             world_size=1 if trainer is None else trainer.world_size,
         )
-        return _Resuming(stream, self._next_step)
+        return _Resuming(stream, self.next_step)
 
     def validation_batches(
         self, *, rank: int = 0, world_size: int = 1
@@ -263,7 +294,7 @@ class WindowDataModule(LightningDataModule):
             world_size=world_size,
         )
 
-    def _next_step(self) -> int:
+    def next_step(self) -> int:
         """Return the batch that comes next: the trainer counts those that were trained on."""
         trainer = self.trainer
         if trainer is None:
@@ -330,6 +361,14 @@ class _Resuming:
 
     def __iter__(self) -> Iterator[WindowBatch]:
         return self.stream.iterate(self._next_step())
+
+
+class _Unfilled:
+    """Batches without entries, to be filled at their step."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            yield {}
 
 
 def _by_key(modes: Mode | Mapping[str, Mode]) -> dict[str, Mode]:

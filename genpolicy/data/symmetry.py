@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from genpolicy.data.episodes import Array, Episodes
+from genpolicy.data.joining import join_episodes
 from genpolicy.errors import UsageError
 
 __all__ = ["ArrayMap", "Symmetry"]
@@ -57,22 +58,7 @@ class Symmetry:
         """
         if self.check is not None:
             self.check(episodes)
-        image = self.image(episodes)
-        twice = np.concatenate
-        rewards, final, mirrored = episodes.rewards, episodes.final_obs, image.final_obs
-        ends = None
-        if final is not None and mirrored is not None:
-            ends = {key: twice([final[key], mirrored[key]]) for key in final}
-        return replace(
-            episodes,
-            obs={key: twice([episodes.obs[key], image.obs[key]]) for key in episodes.obs},
-            actions=twice([episodes.actions, image.actions]),
-            rewards=None if rewards is None else twice([rewards, rewards]),
-            terminated=twice([episodes.terminated] * 2),
-            truncated=twice([episodes.truncated] * 2),
-            episode_ends=twice([episodes.episode_ends, episodes.episode_ends + episodes.n_steps]),
-            final_obs=ends,
-        )
+        return join_episodes([episodes, self.image(episodes)])
 
     def _observations(self, obs: Mapping[str, Array]) -> dict[str, Array]:
         unknown = sorted(set(obs) - set(self.obs))

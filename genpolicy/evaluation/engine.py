@@ -42,8 +42,16 @@ class Listener(Protocol):
         """An episode begins, maybe again after a failure; ``obs`` is its first observation."""
         ...
 
-    def stepped(self, seed: int, action: np.ndarray, obs: _Rows, slots: Slots, slot: int) -> None:
-        """``action`` was executed and led to ``obs``."""
+    def stepped(
+        self,
+        seed: int,
+        action: np.ndarray,
+        obs: _Rows,
+        reward: float,
+        slots: Slots,
+        slot: int,
+    ) -> None:
+        """``action`` was executed and led to ``obs`` and ``reward``."""
         ...
 
 
@@ -227,7 +235,7 @@ class Engine:
             metrics = self._metrics(infos[slot])
             episode.n_steps += 1
             if self.listener is not None:
-                self.listener.stepped(episode.seed, actions[slot], after, slots, slot)
+                self.listener.stepped(episode.seed, actions[slot], after, reward, slots, slot)
             if tags := _not_finite(after, reward, metrics):
                 finished.append(self._running.pop(slot).record(tags=tags))
                 continue

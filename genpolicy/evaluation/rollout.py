@@ -196,12 +196,14 @@ class Rollout:
         record: the same as in an evaluation of this seed.
         obs: for each key ``(n_steps + 1, *shape)``.
         actions: ``(n_steps, action)`` as executed.
+        rewards: ``(n_steps,)`` of the environment.
         frames: pictures ``(height, width, 3)`` uint8 by step; empty unless asked for.
     """
 
     record: EpisodeRecord
     obs: Mapping[str, np.ndarray]
     actions: np.ndarray
+    rewards: np.ndarray
     frames: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
@@ -212,17 +214,26 @@ class _Collector:
         self.frame_every = frame_every
         self.obs: dict[int, list[Mapping[str, np.ndarray]]] = {}
         self.actions: dict[int, list[np.ndarray]] = {}
+        self.rewards: dict[int, list[float]] = {}
         self.frames: dict[int, dict[int, np.ndarray]] = {}
 
     def started(self, seed: int, obs: Mapping[str, np.ndarray], slots: Slots, slot: int) -> None:
         self.obs[seed], self.actions[seed], self.frames[seed] = [obs], [], {}
+        self.rewards[seed] = []
         self._picture(seed, slots, slot)
 
     def stepped(
-        self, seed: int, action: np.ndarray, obs: Mapping[str, np.ndarray], slots: Slots, slot: int
+        self,
+        seed: int,
+        action: np.ndarray,
+        obs: Mapping[str, np.ndarray],
+        reward: float,
+        slots: Slots,
+        slot: int,
     ) -> None:
         self.obs[seed].append(obs)
         self.actions[seed].append(np.array(action))
+        self.rewards[seed].append(reward)
         self._picture(seed, slots, slot)
 
     def _picture(self, seed: int, slots: Slots, slot: int) -> None:
@@ -237,6 +248,7 @@ class _Collector:
             record=record,
             obs={key: np.stack([o[key] for o in obs]) for key in obs[0]},
             actions=np.stack(actions) if actions else np.zeros((0, 0), dtype=np.float32),
+            rewards=np.array(self.rewards[record.seed], dtype=np.float32),
             frames=self.frames[record.seed],
         )
 

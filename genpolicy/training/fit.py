@@ -42,6 +42,12 @@ from genpolicy.training.callbacks import (
     StopWhenNotFinite,
 )
 from genpolicy.training.measure import Measure
+from genpolicy.training.online import (
+    Interaction,
+    OnlineSettings,
+    continue_from,
+    take_statistics,
+)
 from genpolicy.training.run_folder import RunFolder
 from genpolicy.training.state_io import FolderCheckpointIO
 
@@ -122,7 +128,14 @@ def _fit(
     first_step = 0 if state is None else _step_of(state)
     data = WindowDataModule(**_data_settings(config), seed=derive_seed(seed, "data"))
     data.setup("fit")
+    online: dict[str, Any] | None = copy.deepcopy(config.get("online"))
+    source = None if online is None else online.pop("from")
+    if source is not None:
+        take_statistics(data, str(source))
     algorithm = _build_algorithm(config, data, seed)
+    if source is not None and state is None:
+        last_step = int(trainer_config["max_steps"])
+        continue_from(algorithm, str(source), policy=config["policy"], last_step=last_step)
     ema = PowerEMA(**config["ema"])
     record = RecordMetrics(folder, every=int(config["log_every"]))
     measure = Measure(config["evaluation"], data, seed=seed)
@@ -137,7 +150,10 @@ def _fit(
         measure=measure,
         record=record,
     )
-    callbacks: list[Callback] = [SeedEachStep(seed), StopWhenNotFinite(), ema, record, save]
+    callbacks: list[Callback] = [SeedEachStep(seed), StopWhenNotFinite(), ema, record]
+    if online is not None:
+        callbacks.append(Interaction(OnlineSettings(**online), data, seed=seed, record=record))
+    callbacks.append(save)
     if max_norm is not None:
         callbacks.append(ClipGradients(float(max_norm)))
     if progress:
@@ -269,6 +285,7 @@ def _training(config: Mapping[str, Any]) -> dict[str, Any]:
         "algorithm": config["algorithm"],
         "optimizer": config["optimizer"],
         "ema": config["ema"],
+        **({} if config.get("online") is None else {"online": config["online"]}),
     }
 
 

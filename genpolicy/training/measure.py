@@ -12,7 +12,7 @@ from genpolicy.algorithms.critics import acting_policy
 from genpolicy.data.datamodule import WindowDataModule
 from genpolicy.seeding import generator_from
 
-__all__ = ["Measure"]
+__all__ = ["Measure", "to_device"]
 
 
 class Measure:
@@ -50,7 +50,7 @@ class Measure:
         generator = generator_from(self.seed, "validation", device=module.device)
         total, n = 0.0, 0
         for batch in self.data.validation_batches():
-            moved = _to_device(batch, module.device)
+            moved = to_device(batch, module.device)
             loss, _ = module.loss(moved, generator)
             rows = len(moved["action"])
             total, n = total + float(loss) * rows, n + rows
@@ -77,7 +77,8 @@ class Measure:
         return {f"eval/{name}": result.mean(name) for name in result.metric_names}
 
 
-def _to_device(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return a batch, nested in mappings, with its tensors on a device."""
     if isinstance(batch, Mapping):
-        return {key: _to_device(value, device) for key, value in batch.items()}
+        return {key: to_device(value, device) for key, value in batch.items()}
     return batch.to(device) if isinstance(batch, torch.Tensor) else batch

@@ -127,6 +127,28 @@ def test_every_policy_class_reaches_the_optimum_of_a_bandit(bandit, name, monkey
         assert float((found - best).square().sum(1).mean()) < 0.2
 
 
+def test_a_policy_that_acts_between_updates_acts_with_its_newest_weights(bandit, monkeypatch):
+    module, data = built("rebrac", bandit)
+    before = actions_of(module.policy, 1.0, n=4)
+    fit(module, data, 3, monkeypatch)
+    after = actions_of(module.policy, 1.0, n=4)
+    assert not torch.equal(before, after)
+    module.policy.compiled = None  # a program written anew
+    assert torch.equal(after, actions_of(module.policy, 1.0, n=4))
+
+
+def test_without_weight_on_imitation_only_the_value_moves_the_policy(bandit, monkeypatch):
+    module, data = built("consistency_ac", bandit, "algorithm.imitation_weight=0.0")
+    batch = BatchStream(data.train_windows, batch_size=16, seed=0).batch(0)
+    monkeypatch.setattr(LightningModule, "global_step", property(lambda self: 0))
+    with torch.no_grad():
+        module.critic.q.layers[0].weight.zero_()  # a constant value moves nothing
+    out = module.training_step(batch, 0)
+    assert "imitation_loss" not in out["metrics"]
+    out["loss"].backward()
+    assert all(not p.grad.any() for p in module.policy.parameters() if p.grad is not None)
+
+
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory):
     """A task without end: reward 1 at every step, recorded in pieces of five steps."""

@@ -15,6 +15,7 @@ from genpolicy.data.normalizer import Normalizer
 from genpolicy.policies import build_critic, build_policy
 from genpolicy.shapes import TaskSpec
 from genpolicy.training.averaging import PowerEMA
+from genpolicy.training.online import OnlineSettings
 
 PACKAGES = (*COMPONENT_PACKAGES, "genpolicy.algorithms")
 GROUPS = ("path", "network", "encoder", "denoiser", "sampler", "algorithm", "optimizer")
@@ -50,6 +51,14 @@ def test_an_option_lists_every_setting_of_its_constructor(group, name):
 def test_data_options_list_every_setting(name):
     parameters = set(inspect.signature(WindowDataModule).parameters) - {"seed", "first_step"}
     assert set(_read("data", name)) == parameters
+
+
+def test_interaction_lists_every_setting():
+    config = compose_config("train", ["online=default"])["online"]
+    assert set(config) - {"from"} == set(inspect.signature(OnlineSettings).parameters)
+    given = {key: value for key, value in config.items() if key != "from"}
+    assert OnlineSettings(**given) == OnlineSettings(task=config["task"])
+    assert compose_config("train", [])["online"] is None
 
 
 def test_averaging_lists_every_setting():
