@@ -17,13 +17,21 @@ from omegaconf.errors import OmegaConfBaseException
 from genpolicy.cli.configs_dir import configs_dir
 from genpolicy.errors import UsageError, nearest
 
-__all__ = ["compose_config", "option_names"]
+__all__ = ["canonical_name", "compose_config", "option_names"]
+
+_ALIASES = {"dql": "diffusion_ql", "cac": "consistency_ac"}
+"""Short names of algorithms and methods in papers."""
 
 
 def option_names(group: str, *, root: Path | None = None) -> list[str]:
     """Return the options of a configuration group, for example ``option_names("experiment")``."""
     folder = (root or configs_dir()) / group
     return sorted(p.stem for p in folder.glob("*.yaml"))
+
+
+def canonical_name(group: str, option: str) -> str:
+    """Return the name that configuration files use for an algorithm or method (``dql``)."""
+    return _ALIASES.get(option, option) if group in ("algorithm", "method") else option
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:

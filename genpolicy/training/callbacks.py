@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from genpolicy.algorithms.critics import critic_to_save
-from genpolicy.errors import NumericsError
+from genpolicy.errors import NumericsError, RunStoppedError
 from genpolicy.policies import PolicyCard, save_policy
 from genpolicy.policies.critic_checkpoint import CRITIC_FOLDER, write_critic
 from genpolicy.policies.weights import Weights
@@ -28,6 +31,7 @@ __all__ = [
     "SaveRun",
     "SeedEachStep",
     "StepProgress",
+    "StopWhenAsked",
     "StopWhenNotFinite",
 ]
 
@@ -107,6 +111,49 @@ class StopWhenNotFinite(Callback):
                 "saved checkpoint is intact. Lower the learning rate, clip gradients, or "
                 "check the data"
             )
+
+
+class StopWhenAsked(Callback):
+    """Save the training state after the running step and stop: on SIGTERM, or at a deadline.
+
+    A run that is continued afterwards equals one that was never stopped. Placed after the callbacks
+    whose state belongs to the step.
+
+    Args:
+        folder: the run.
+        deadline: ``time.time()`` at which to stop; None for never.
+    """
+
+    def __init__(self, folder: RunFolder, *, deadline: float | None = None) -> None:
+        self.folder, self.deadline = folder, deadline
+        self._is_asked = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen for SIGTERM in place of Lightning, which restores the handlers afterwards."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self._is_asked = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop when asked, in all processes at once."""
+        is_late = self.deadline is not None and time.time() > self.deadline
+        is_asked = self._is_asked or is_late
+        if trainer.world_size > 1:
+            is_asked = trainer.strategy.reduce_boolean_decision(is_asked, all=False)
+        step = trainer.global_step
+        if not is_asked or step >= trainer.max_steps:
+            return
+        if not self.folder.state(step).exists():
+            trainer.save_checkpoint(self.folder.state(step))
+        reason = "SIGTERM" if self._is_asked else "its deadline"
+        raise RunStoppedError(
+            f"stopped by {reason} after step {step}; continue with `genpolicy train "
+            f"resume={self.folder.path}`"
+        )
 
 
 class RecordMetrics(Callback):
