@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import genpolicy as gp
-from genpolicy.evaluation.statistics import stratified_interval
+from genpolicy.evaluation.run_scores import stratified_interval
 from genpolicy.evaluation.task import EvaluationTask
 from genpolicy.evaluation.weight_results import WeightSearch
 from genpolicy.sampling import Sampler

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import genpolicy as gp
 from genpolicy.cli.compose_config import compose_config
 from genpolicy.evaluation import EvalResult
-from genpolicy.evaluation.statistics import stratified_interval
+from genpolicy.evaluation.run_scores import stratified_interval
 from genpolicy.generators.maze2d import make_maze2d
 from genpolicy.training import resume, train
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import genpolicy as gp
-from genpolicy.evaluation.statistics import stratified_interval
+from genpolicy.evaluation.run_scores import stratified_interval
 from genpolicy.ops import backend
 
 HERE = Path(__file__).parent

@@ -20,13 +20,21 @@ from genpolicy.evaluation.records import (
     results_text,
 )
 from genpolicy.evaluation.rollout import Rollout, evaluate, replay
+from genpolicy.evaluation.run_scores import TaskScores, stratified_interval, t_interval
+from genpolicy.evaluation.run_statistics import (
+    Estimate,
+    Profile,
+    aggregate,
+    crossed_difference,
+    performance_profile,
+    probability_of_improvement,
+)
 from genpolicy.evaluation.statistics import (
     Interval,
     PairedDifference,
     bootstrap_interval,
     interquartile_mean,
     paired_difference,
-    stratified_interval,
     wilson_interval,
 )
 from genpolicy.evaluation.task import EvaluationTask, Slots
@@ -34,6 +42,7 @@ from genpolicy.evaluation.task import EvaluationTask, Slots
 __all__ = [
     "CheckpointInfo",
     "EpisodeRecord",
+    "Estimate",
     "EvalResult",
     "EvaluationTask",
     "Interval",
@@ -44,19 +53,26 @@ __all__ = [
     "MetricSummary",
     "PairedDifference",
     "PolicyIdentity",
+    "Profile",
     "Rollout",
     "Slots",
+    "TaskScores",
+    "aggregate",
     "bootstrap_interval",
     "compare_results",
+    "crossed_difference",
     "describe_checkpoint",
     "evaluate",
     "identify_policy",
     "interquartile_mean",
     "measure_latency",
     "paired_difference",
+    "performance_profile",
+    "probability_of_improvement",
     "read_ledger",
     "replay",
     "results_text",
     "stratified_interval",
+    "t_interval",
     "wilson_interval",
 ]

@@ -35,7 +35,6 @@ __all__ = [
     "bootstrap_interval",
     "interquartile_mean",
     "paired_difference",
-    "stratified_interval",
     "wilson_interval",
 ]
 
@@ -179,50 +178,6 @@ def _scipy_bootstrap(
             rng=np.random.default_rng(derive_seed(seed, "bootstrap")),
         ).confidence_interval
     return float(found.low), float(found.high)
-
-
-def stratified_interval(
-    groups: Sequence[Values],
-    *,
-    statistic: Statistic = "mean",
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, Interval]:
-    """Return a figure over groups of episodes, for example training seeds, and its interval.
-
-    Args:
-        groups: the values of each group; episodes are resampled within their group.
-        statistic: ``"mean"``: mean of the group means; ``"iqm"``: interquartile mean of all values.
-        confidence: nominal coverage in (0, 1).
-        seed: of the resampling.
-
-    Returns:
-        The figure and its percentile interval. The groups themselves are not resampled: the
-        interval says how well these training runs are known, not what another one would give.
-
-    Raises:
-        UsageError: for no groups or an empty one.
-
-    Source: arXiv 2108.13264, section 4.1.
-    """
-    if not groups:
-        raise UsageError("stratified_interval: got no groups, expected at least one")
-    arrays = [_checked(group, confidence, who="stratified_interval") for group in groups]
-    rng = np.random.default_rng(derive_seed(seed, "stratified"))
-    drawn = [a[rng.integers(a.size, size=(N_RESAMPLES, a.size))] for a in arrays]
-    if statistic == "iqm":
-        from scipy.stats import trim_mean
-
-        figure = interquartile_mean(np.concatenate(arrays))
-        resampled = trim_mean(np.concatenate(drawn, axis=1), 0.25, axis=1)
-    else:
-        figure = float(np.mean([a.mean() for a in arrays]))
-        resampled = np.mean([d.mean(axis=1) for d in drawn], axis=0)
-    if sum(a.size for a in arrays) < 2:
-        return figure, Interval(math.nan, math.nan, confidence, "bootstrap percentile")
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(resampled, [tail, 100.0 - tail])
-    return figure, Interval(float(low), float(high), confidence, "bootstrap percentile")
 
 
 @dataclass(frozen=True)
