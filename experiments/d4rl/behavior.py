@@ -1,33 +1,68 @@
-"""Score the policies that regenerated data is made with, in the simulator that it is made in.
+"""Score the policies that regenerated data was made with: their episodes are in the data.
 
-    python experiments/d4rl/behavior.py POLICIES OUT [N_EPISODES]
+    python experiments/d4rl/behavior.py FILE ...
 
-One result.json each below OUT: the medium and the expert of hopper, halfcheetah and walker2d, with
-actions drawn as in the data.
+Appends to experiments/d4rl/results.csv a row for each policy of each medium-expert file, over its
+complete episodes: the behavior that imitation of the file is measured by, in the same simulator.
 """
 
+import csv
+import json
 import sys
 from pathlib import Path
 
-from genpolicy.d4rl_tasks import D4RL_TASKS
-from genpolicy.evaluation import evaluate
-from genpolicy.files import write_json
-from genpolicy.generators import ActorPolicy
+import numpy as np
+
+from genpolicy.data.registry import load_dataset
+from genpolicy.envs import env_entry
+from genpolicy.evaluation.statistics import bootstrap_interval
+
+TARGET = Path(__file__).parent / "results.csv"
 
 
-def main(policies: str, out: str, n_episodes: str = "100") -> None:
-    """Evaluate the policies of the medium-expert recipes."""
-    for robot in ("hopper", "halfcheetah", "walker2d"):
-        task = f"d4rl/{robot}-medium-expert"
-        for name, actor in zip(("medium", "expert"), D4RL_TASKS[task].recipe, strict=True):
-            folder = Path(out) / f"{robot}-{name}"
-            if (folder / "result.json").exists():
-                continue
-            policy = ActorPolicy(task=task, path=Path(policies) / f"{actor}.npz")
-            seeds = range(100_000, 100_000 + int(n_episodes))
-            result = evaluate(policy, task, seeds=seeds, n_envs=10)
-            write_json(folder / "result.json", result.to_json())
-            print(f"{task} {name}: {result.mean():.1f}")
+def rows_of(file: str) -> list[dict[str, str]]:
+    """Return the rows of one file."""
+    task = f"d4rl/{Path(file).stem}"
+    episodes = load_dataset(task, file)
+    details, entry = episodes.source.details, env_entry(task)
+    names = str(details["recipe"]).split(",")
+    part = (episodes.episode_ends - 1) * len(names) // episodes.n_steps
+    cut = np.append(np.flatnonzero(np.diff(part)), episodes.n_episodes - 1)  # the last of each part
+    whole = np.ones(episodes.n_episodes, bool)
+    ended = episodes.terminated[episodes.episode_ends[cut] - 1]
+    whole[cut] = ended | (episodes.lengths[cut] == entry.max_steps)
+    returns = episodes.returns
+    assert returns is not None
+    rows = []
+    for k, name in enumerate(names):
+        scores = [entry.score(float(r)) for r in returns[whole & (part == k)]]
+        interval = bootstrap_interval(scores)
+        rows.append(
+            {
+                "policy": f"behavior {name}",
+                "step": "",
+                "task": task,
+                "metric": "d4rl_score",
+                "mean": f"{np.mean(scores):.4f}",
+                "low": f"{interval.low:.4f}",
+                "high": f"{interval.high:.4f}",
+                "n": str(len(scores)),
+                "seeds": f"of the data, seed {details['seed']}",
+                "versions": " ".join(
+                    f"{k}={v}" for k, v in json.loads(details["versions"]).items()
+                ),
+                "caveats": entry.note,
+            }
+        )
+    return rows
+
+
+def main(*files: str) -> None:
+    """Append the rows of the files."""
+    rows = [row for file in files for row in rows_of(file)]
+    with open(TARGET, "a", newline="", encoding="utf-8") as handle:
+        csv.DictWriter(handle, fieldnames=list(rows[0])).writerows(rows)
+    print(f"{len(rows)} rows more: {TARGET}")
 
 
 if __name__ == "__main__":
