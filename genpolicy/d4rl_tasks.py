@@ -94,8 +94,8 @@ class D4RLTask:
 _LOCOMOTION = ("random", "medium", "medium-replay", "medium-expert", "expert", "full-replay")
 _DT = {"hopper": 0.008, "halfcheetah": 0.05, "walker2d": 0.008}
 _ENV_IDS = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4"}
-# Stand-ins for D4RL's policies among those of RL Baselines3 Zoo, by their scores in the v4 robots; the
-# mix goes from weak to strong. (In Walker2d-v4 the policy "tqc" is no better than "trpo".)
+# Stand-ins for D4RL's policies among those of RL Baselines3 Zoo, by their scores in the v4 robots;
+# the mix goes from weak to strong. (In Walker2d-v4 the policy "tqc" is no better than "trpo".)
 _MEDIUM = {"hopper": "sac", "halfcheetah": "ppo", "walker2d": "ppo"}
 _EXPERT = {"hopper": "tqc", "halfcheetah": "tqc", "walker2d": "sac"}
 _MIXES = {

@@ -1,8 +1,8 @@
 """The package d4rl, for users who have it; nothing of ours needs it.
 
 Release 1.1, the last one, needs gym below 0.25 and imports mujoco_py, which without MuJoCo 2.1 in
-``~/.mujoco`` raises a plain ``Exception`` that d4rl does not expect. With mujoco_py out of the way its
-data functions and reference returns work on current Python; of its environments none that is used
+``~/.mujoco`` raises a plain ``Exception`` that d4rl does not expect. With mujoco_py out of the way
+its data functions and reference returns work on current Python; of its environments none that is used
 here does. ``pip install 'genpolicy[d4rl]'`` installs it with mujoco-py, pybullet and the rest;
 ``pip install --no-deps d4rl==1.1 gym==0.24.1 gym_notices`` is enough for this module.
 
