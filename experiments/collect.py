@@ -15,6 +15,7 @@ from genpolicy.evaluation import EvalResult, read_ledger
 from genpolicy.evaluation.records import format_seeds
 
 METRICS = {
+    "d4rl": ("d4rl_score", "success"),
     "maze2d": ("d4rl_score", "success"),
     "pusht": ("max_reward", "max_coverage", "final_coverage", "success"),
     "robomimic": ("success", "time_to_success"),
@@ -55,6 +56,7 @@ def main(folder: str, *pairs: str) -> None:
                         f"{k}={v}" for k, v in {**result.simulators, **result.versions}.items()
                     ),
                 }
+                | ({"caveats": "; ".join(result.caveats)} if family == "d4rl" else {})
             )
     target = Path(folder) if folder.endswith(".csv") else Path(folder) / "results.csv"
     with open(target, "w", newline="", encoding="utf-8") as handle:

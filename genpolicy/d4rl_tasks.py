@@ -94,13 +94,14 @@ class D4RLTask:
 _LOCOMOTION = ("random", "medium", "medium-replay", "medium-expert", "expert", "full-replay")
 _DT = {"hopper": 0.008, "halfcheetah": 0.05, "walker2d": 0.008}
 _ENV_IDS = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4"}
-# Stand-ins for D4RL's policies among those of RL Baselines3 Zoo, by their scores; the mix goes from
-# weak to strong.
-_EXPERT, _MEDIUM = "tqc", {"hopper": "sac", "halfcheetah": "ppo", "walker2d": "trpo"}
+# Stand-ins for D4RL's policies among those of RL Baselines3 Zoo, by their scores in the v4 robots;
+# the mix goes from weak to strong. (In Walker2d-v4 the policy "tqc" is no better than "trpo".)
+_MEDIUM = {"hopper": "sac", "halfcheetah": "ppo", "walker2d": "ppo"}
+_EXPERT = {"hopper": "tqc", "halfcheetah": "tqc", "walker2d": "sac"}
 _MIXES = {
     "hopper": ("a2c", "sac", "ppo", "trpo", "ars", "tqc"),
     "halfcheetah": ("trpo", "a2c", "ars", "ppo", "sac", "tqc"),
-    "walker2d": ("a2c", "ars", "trpo", "ppo", "tqc", "sac"),
+    "walker2d": ("a2c", "ars", "ppo", "tqc", "trpo", "sac"),
 }
 _MIX_NOISE = 0.1
 _ADROIT_LIMITS = {
@@ -133,8 +134,8 @@ def _recipe(robot: str, dataset: str) -> tuple[str, ...]:
     names = {
         "random": (),
         "medium": (_MEDIUM[robot],),
-        "expert": (_EXPERT,),
-        "medium-expert": (_MEDIUM[robot], _EXPERT),
+        "expert": (_EXPERT[robot],),
+        "medium-expert": (_MEDIUM[robot], _EXPERT[robot]),
         "medium-replay": _MIXES[robot],
         "full-replay": (),
     }[dataset]

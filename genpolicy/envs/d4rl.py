@@ -13,7 +13,8 @@ One adapter for all (``D4RLEnv``), and what each family needs besides. Observati
 - **kitchen**: ``FrankaKitchen-v1``. The reward of a step is the number of tasks that it completes,
   so the return is the number of completed tasks; ``rewards`` of D4RL's files count all that are
   complete so far. D4RL's observations are the positions of robot and objects and the constant goal
-  (60 numbers), those of gymnasium-robotics positions and velocities (59): ``obs`` chooses.
+  (60 numbers), those of gymnasium-robotics positions and velocities (59). Ours are the 30 positions
+  unless ``obs`` asks for all.
 - **antmaze**: D4RL's ant (its torques, time step and contacts) and mazes in D4RL's coordinates on
   Gymnasium's ``AntEnv``; gymnasium-robotics' AntMaze has a stronger ant at twice the control rate,
   a mirrored maze, other starts and goals. The goal is drawn at each reset as for the v2 names:
@@ -30,7 +31,7 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -43,7 +44,7 @@ from genpolicy.references import normalized_score
 
 __all__ = ["AdroitEnv", "AntMazeEnv", "D4RLEnv", "KitchenEnv", "LocomotionEnv", "make_d4rl"]
 
-KitchenObs = Literal["full", "positions"]
+KitchenObs = Literal["positions", "full"]
 
 
 class D4RLEnv(SeededEnv):
@@ -224,9 +225,9 @@ class KitchenEnv(D4RLEnv):
     Args:
         task: ``"d4rl/kitchen-complete"``, ``"d4rl/kitchen-partial"`` or ``"d4rl/kitchen-mixed"``;
             the first two ask for the same.
-        obs: ``"full"``, 59 numbers: positions (9) and velocities (9) of the robot, positions (21)
-            and velocities (20) of the objects; ``"positions"``, those of D4RL's files: the 9 and 21
-            positions.
+        obs: ``"positions"``, those of robot (9) and objects (21), as in D4RL's files; ``"full"``,
+            59 numbers: positions (9) and velocities (9) of the robot, positions (21) and velocities
+            (20) of the objects.
         max_steps: as in ``D4RLEnv``.
         render_mode: as in ``D4RLEnv``.
         render_size: as in ``D4RLEnv``.
@@ -240,13 +241,13 @@ class KitchenEnv(D4RLEnv):
         self,
         *,
         task: str,
-        obs: KitchenObs = "full",
+        obs: KitchenObs = "positions",
         max_steps: int | None = None,
         render_mode: str | None = None,
         render_size: int = 256,
     ) -> None:
-        if obs not in ("full", "positions"):
-            raise UsageError(f"obs is {obs!r}, expected 'full' or 'positions'")
+        if obs not in get_args(KitchenObs):
+            raise UsageError(f"obs is {obs!r}, expected 'positions' or 'full'")
         self._obs = obs
         super().__init__(
             task=task, max_steps=max_steps, render_mode=render_mode, render_size=render_size

@@ -28,7 +28,7 @@ OBS_SHAPES = {
     "d4rl/door-cloned": {"state": (39,)},
     "d4rl/hammer-expert": {"state": (46,)},
     "d4rl/relocate-human-longhorizon": {"state": (39,)},
-    "d4rl/kitchen-mixed": {"state": (59,)},
+    "d4rl/kitchen-mixed": {"state": (30,)},
     "d4rl/antmaze-large-diverse": {"state": (29,)},
 }
 

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Needs the files of door-human-v0 and kitchen-complete below GENPOLICY_DATA, and in POLICIES the
+# actors that the recipes of genpolicy.d4rl_tasks name. Every step is skipped where its result exists.
+# LOCK="flock FILE" lets several such scripts share a machine.
+set -euo pipefail
+runs=${RUNS:-runs/d4rl}
+policies=${POLICIES:?folder with hopper_sac.npz, hopper_tqc.npz, ...}
+lock=${LOCK:-}
+mkdir -p "$runs"
+small=(policy.network.width=256 data.batch_size=128 trainer.n_threads=1 seed=0)
+
+data() {  # robot
+  [ -f "$runs/$1-medium-expert.hdf5" ] || $lock genpolicy data make "d4rl/$1-medium-expert" \
+    policies="$policies" n=200000 seed=0 path="$runs/$1-medium-expert.hdf5"
+}
+train() {  # task method steps [settings]
+  [ -d "$runs/$1-$2/last" ] || $lock genpolicy train "experiment=d4rl_${1//-/_}" "method=$2" \
+    run_dir="$runs/$1-$2" trainer.max_steps="$3" save.every="$3" "${small[@]}" "${@:4}"
+}
+pairs=()
+report() {  # task method steps [evaluation task]
+  local task=${4:-$1}
+  local out="$runs/$1-$2/evaluations/$task" sampler=()
+  [ "$2" != diffusion ] || sampler=(sampler.rule=ddim sampler.n_steps=16)
+  [ -f "$out/result.json" ] || $lock genpolicy evaluate checkpoint="$runs/$1-$2/last" \
+    task="d4rl/$task" n_episodes=100 n_envs=20 first_seed=100000 out="$out" "${sampler[@]}"
+  pairs+=("$2@$3=$out/result.json")
+}
+bc() {  # task method steps [settings]
+  train "$@"
+  report "$1" "$2" "$3"
+  [ "$1" != door-human ] || report "$1" "$2" "$3" door-human-longhorizon
+}
+
+bc kitchen-complete flow 5000
+bc door-human flow 3000
+for robot in hopper halfcheetah walker2d; do
+  data "$robot"
+  bc "$robot-medium-expert" flow 3000 data.path="$runs/$robot-medium-expert.hdf5"
+done
+bc kitchen-complete diffusion 3000
+bc door-human diffusion 3000
+bc kitchen-complete distilled 1500 algorithm.teacher="$runs/kitchen-complete-flow/last"
+bc door-human distilled 1500 algorithm.teacher="$runs/door-human-flow/last"
+for robot in hopper halfcheetah walker2d; do
+  bc "$robot-medium-expert" diffusion 3000 data.path="$runs/$robot-medium-expert.hdf5"
+done
+python experiments/collect.py experiments/d4rl "${pairs[@]}"
+python experiments/d4rl/behavior.py "$runs"/*-medium-expert.hdf5
