@@ -26,7 +26,7 @@ from typing import Any
 from genpolicy.errors import RunStoppedError
 from genpolicy.files import RunLock, write_json
 from genpolicy.sweeps.folder import JobState, SweepFolder
-from genpolicy.sweeps.jobs import Job
+from genpolicy.sweeps.jobs import Job, set_dotted
 
 __all__ = ["main", "run_job"]
 
@@ -101,11 +101,7 @@ def _train(folder: SweepFolder, job: Job, deadline: float | None) -> None:
     config: dict[str, Any] = copy.deepcopy(dict(job.train))
     config["run_dir"] = str(run.path)
     for dotted, key in job.needs.items():
-        *parents, last = dotted.split(".")
-        place = config
-        for name in parents:
-            place = place[name]
-        place[last] = str(folder.run_folder(key) / "last")
+        set_dotted(config, dotted, str(folder.run_folder(key) / "last"))
     train(config, progress=False, deadline=deadline)
 
 
