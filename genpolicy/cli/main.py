@@ -6,6 +6,7 @@ at once and a missing simulator stops nothing but the commands that need it.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -31,6 +32,7 @@ COMMANDS: dict[str, str] = {
 """Subcommands with one line of help each, in the order they are shown."""
 
 _HELP_FLAGS = ("-h", "--help")
+_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 _TEXT = """\
@@ -48,7 +50,7 @@ examples:
   genpolicy train --help                              options of one command
 
 exit codes: 0 done, 2 wrong usage, 3 data, 4 checkpoint, 5 numerics, 6 simulator,
-7 incomplete evaluation, 1 anything else, 130 interrupted.
+7 incomplete evaluation or sweep, 1 anything else, 130 interrupted, 143 stopped by SIGTERM.
 GENPOLICY_DEBUG=1 prints the full traceback of an error.
 """
 
@@ -71,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # more, which has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        return _report(f"error: {error.strerror}: {error.filename or 'the output folder'}", 1)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -145,7 +145,7 @@ def _split(
 
 
 def _mapping(entries: Any) -> dict[str, Any]:
-    return dict.fromkeys(entries) if isinstance(entries, list) else dict(entries)
+    return dict.fromkeys(entries) if isinstance(entries, list) else dict(entries or {})
 
 
 def _entry(owner: str, entry: Any, known: Sequence[str]) -> dict[str, Any]:

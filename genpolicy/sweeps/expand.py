@@ -12,6 +12,7 @@ were asked for, and all axes.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 import shlex
@@ -24,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from genpolicy.errors import UsageError, nearest
-from genpolicy.sweeps.jobs import NEED, Job, job_key
+from genpolicy.sweeps.jobs import NEED, Job, job_key, set_dotted
 
 __all__ = ["Axis", "Compose", "Method", "SweepPlan", "Task", "expand", "split_axes"]
 
@@ -145,12 +146,13 @@ def expand(plan: SweepPlan, compose: Compose, *, sweep: Path) -> list[Job]:
         UsageError: for overrides that do not compose, and needs of unknown methods.
     """
     jobs: dict[str, Job] = {}
+    configs = _Configs(compose, plan.seeds)
     methods = plan.methods or {"": Method()}
     tasks = plan.tasks or {"": Task()}
     for method, task in itertools.product(methods, tasks):
         for axes in _combinations(plan.axes):
             for seed in plan.seeds:
-                maker = _Maker(plan, compose, sweep, task, seed)
+                maker = _Maker(plan, configs, sweep, task, seed)
                 for job in maker.jobs(method, methods[method], axes):
                     there = jobs.get(job.key)
                     if there is None:
@@ -165,12 +167,44 @@ def _combinations(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
         yield dict(zip((axis.key for axis in axes), values, strict=True))
 
 
+class _Configs:
+    """Composed configurations; those that differ in the seed alone are composed once."""
+
+    def __init__(self, compose: Compose, seeds: Sequence[int]) -> None:
+        self.compose, self.seeds = compose, seeds
+        self._train: dict[tuple[str, ...], dict[str, Any] | None] = {}
+        self._evaluate: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def train(self, overrides: Sequence[str], seed: int) -> dict[str, Any]:
+        """Return the configuration of a training, which the caller may change."""
+        key = tuple(overrides)
+        if key not in self._train:
+            first, last = (
+                self.compose("train", [*key, f"seed={s}"]) for s in (self.seeds[0], self.seeds[-1])
+            )
+            places = {name: first[name] for name in ("seed", "run_dir")}
+            self._train[key] = first if {**last, **places} == first else None
+        known = self._train[key]
+        if known is None:
+            return self.compose("train", [*key, f"seed={seed}"])
+        return {**copy.deepcopy(known), "seed": seed}
+
+    def evaluate(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of an evaluation."""
+        key = tuple(f"{name}={value}" for name, value in _leaves(settings))
+        if key not in self._evaluate:
+            found = self.compose("evaluate", ["checkpoint=any", *key])
+            places = ("checkpoint", "out", "resume")
+            self._evaluate[key] = {k: v for k, v in found.items() if k not in places}
+        return self._evaluate[key]
+
+
 @dataclass(frozen=True)
 class _Maker:
     """Makes the jobs of one task and seed."""
 
     plan: SweepPlan
-    compose: Compose
+    configs: _Configs
     sweep: Path
     task: str
     seed: int
@@ -220,16 +254,19 @@ class _Maker:
             *plan.overrides,
             *method.by_task.get(self.task, ()),
             *axes.values(),
-            f"seed={self.seed}",
             *extra,
         ]
-        placeholders = [f"{dotted}='{NEED}{key}'" for dotted, key in needs.items()]
         try:
-            train = self.compose("train", [*overrides, *placeholders])
+            train = self.configs.train([*overrides, *(f"{n}='{NEED}'" for n in needs)], self.seed)
         except UsageError as error:
             where = ", ".join(f"{k} {v}" for k, v in (("method", name), ("task", self.task)) if v)
             raise UsageError(f"{where}: {error}" if where else str(error)) from error
-        evaluate = self._evaluate({**plan.evaluate, **task.evaluate, **method.evaluate})
+        for dotted, need in needs.items():
+            set_dotted(train, dotted, f"{NEED}{need}")
+        _check_one_process(train["trainer"])
+        given = {**plan.evaluate, **task.evaluate, **method.evaluate}
+        evaluate = {**self.configs.evaluate(given), "checkpoints": list(plan.checkpoints)}
+        overrides.append(f"seed={self.seed}")
         key = job_key(train, evaluate)
         folder = self.sweep / "jobs"
         real = [f"{dotted}={folder / need / 'run' / 'last'}" for dotted, need in needs.items()]
@@ -251,11 +288,14 @@ class _Maker:
             command=shlex.join(["genpolicy", "train", *map(_quoted, command)]),
         )
 
-    def _evaluate(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        given = [f"{key}={value}" for key, value in _leaves(settings)]
-        found = self.compose("evaluate", ["checkpoint=any", *given])
-        kept = {k: v for k, v in found.items() if k not in ("checkpoint", "out", "resume")}
-        return {**kept, "checkpoints": list(self.plan.checkpoints)}
+
+def _check_one_process(trainer: Mapping[str, Any]) -> None:
+    if trainer["devices"] not in (1, "1") or trainer["num_nodes"] != 1:
+        raise UsageError(
+            f"trainer has devices {trainer['devices']!r} on {trainer['num_nodes']} nodes; a job of "
+            "a sweep is one process with one device: give the sweep more jobs at a time, or train "
+            "across devices with `genpolicy train`"
+        )
 
 
 def _quoted(override: str) -> str:

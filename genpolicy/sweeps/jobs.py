@@ -10,7 +10,7 @@ from typing import Any
 
 from genpolicy.errors import DataError
 
-__all__ = ["NEED", "Job", "job_key"]
+__all__ = ["NEED", "Job", "job_key", "set_dotted"]
 
 _SCHEMA = 1
 _PLACES = ("name", "run_dir")
@@ -89,3 +89,12 @@ class Job:
             return cls(**{**fields, "overrides": tuple(fields["overrides"])})
         except (KeyError, TypeError) as error:
             raise DataError(f"job.json is incomplete ({error!r}); start the sweep again") from error
+
+
+def set_dotted(config: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set an entry of nested dictionaries in place, for example ``algorithm.behavior``."""
+    *parents, last = dotted.split(".")
+    place = config
+    for name in parents:
+        place = place[name]
+    place[last] = value

@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from typing import Any
 from genpolicy.errors import RunStoppedError
 from genpolicy.files import RunLock, write_json
 from genpolicy.sweeps.folder import JobState, SweepFolder
-from genpolicy.sweeps.jobs import Job
+from genpolicy.sweeps.jobs import Job, set_dotted
 
 __all__ = ["main", "run_job"]
 
@@ -101,11 +101,7 @@ def _train(folder: SweepFolder, job: Job, deadline: float | None) -> None:
     config: dict[str, Any] = copy.deepcopy(dict(job.train))
     config["run_dir"] = str(run.path)
     for dotted, key in job.needs.items():
-        *parents, last = dotted.split(".")
-        place = config
-        for name in parents:
-            place = place[name]
-        place[last] = str(folder.run_folder(key) / "last")
+        set_dotted(config, dotted, str(folder.run_folder(key) / "last"))
     train(config, progress=False, deadline=deadline)
 
 
@@ -154,18 +150,16 @@ def _printing_to(log: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for descriptor, number in zip(kept, (1, 2), strict=True):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        os.close(target)
+    with open(log, "a", encoding="utf-8", buffering=1) as target:
+        try:
+            os.dup2(target.fileno(), 1)
+            os.dup2(target.fileno(), 2)
+            with redirect_stdout(target), redirect_stderr(target):
+                yield
+        finally:
+            for descriptor, number in zip(kept, (1, 2), strict=True):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
 
 
 def main() -> int:

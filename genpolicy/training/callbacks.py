@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -14,10 +15,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from genpolicy.algorithms.critics import critic_to_save
-from genpolicy.errors import NumericsError, RunStoppedError
+from genpolicy.errors import CheckpointError, NumericsError, RunStoppedError
 from genpolicy.policies import PolicyCard, save_policy
 from genpolicy.policies.critic_checkpoint import CRITIC_FOLDER, write_critic
 from genpolicy.policies.weights import Weights
@@ -286,10 +288,25 @@ class SaveRun(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when due."""
+        """Save when due.
+
+        Raises:
+            CheckpointError: when it cannot be written; what was saved before stays as it is.
+        """
         step = trainer.global_step
-        if step % self.every == 0 or step == trainer.max_steps:
+        if step % self.every != 0 and step != trainer.max_steps:
+            return
+        try:
             self._save(trainer, pl_module, step)
+        except (OSError, SafetensorError) as error:
+            path = self.folder.path
+            # Both kinds of weights, the averaged module and two moments of the optimizer.
+            need = 5 * sum(p.nbytes for p in pl_module.parameters())
+            raise CheckpointError(
+                f"step {step} cannot be saved to {path}: {error}. It needs about {need / 1e6:.1f} "
+                f"MB, {shutil.disk_usage(path).free / 1e6:.1f} MB are free; the save before it is "
+                f"intact: make room and continue with `genpolicy train resume={path}`"
+            ) from error
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         averaged: Any = self.ema.averaged_module()
