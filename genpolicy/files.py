@@ -23,6 +23,7 @@ from genpolicy.errors import UsageError
 __all__ = [
     "RunLock",
     "clean_staging",
+    "lock_holder",
     "publish_file",
     "publish_folder",
     "sha256_of",
@@ -191,3 +192,18 @@ class RunLock:
     def __exit__(self, *_: object) -> None:
         self._handle.close()
         self._handle = None
+
+
+def lock_holder(directory: str | Path) -> str | None:
+    """Return who holds the lock of a folder (pid and host), or None where nobody does."""
+    import fcntl
+
+    file = Path(directory) / ".lock"
+    if not file.exists():
+        return None
+    with open(file, encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return handle.read().strip() or "another process"
+    return None

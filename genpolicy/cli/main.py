@@ -21,6 +21,8 @@ COMMANDS: dict[str, str] = {
     "train": "train a policy from a configuration",
     "evaluate": "run a trained policy in its simulator and report its score",
     "sweep": "train and evaluate many: methods x tasks x seeds, resumable, here or on a cluster",
+    "report": "write the report of a sweep or of runs",
+    "runs": "list, show, compare and remove training runs",
     "compose": "combine trained policies: explain, evaluate, search the weights",
     "bench": "time a policy by backend and batch size",
     "export": "write a policy's whole sampler as a torch.export or ONNX program",

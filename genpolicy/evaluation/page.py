@@ -93,7 +93,7 @@ class Table:
         body = ""
         for row in texts:
             cells = "".join(
-                f"<td{mark}>{_escape(text)}</td>"
+                f"<td{_WIDE if len(text) > _LONG else mark}>{_escape(text)}</td>"
                 for text, mark in zip(row[1:], marks[1:], strict=True)
             )
             body += f'<tr><th scope="row">{_escape(row[0])}</th>{cells}</tr>'
@@ -189,6 +189,10 @@ class Details:
         body = "".join(block.to_html() for block in self.blocks)
         return f"<details><summary>{_escape(self.title)}</summary>{body}</details>"
 
+
+_LONG = 60
+_WIDE = ' class="w"'
+"""Texts of more than ``_LONG`` characters are wrapped inside their column."""
 
 _PIXELS_PER_POINT = 1.25
 """Pixels of a picture per CSS pixel: figures of the usual width are 690 wide on a desktop."""
@@ -298,8 +302,9 @@ th, td { padding: .35rem .75rem; text-align: left; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 thead th { background: var(--head); font-weight: 600; }
 th[scope="row"] { font-weight: 500; position: sticky; left: 0; background: var(--page);
-  max-width: 14rem; white-space: normal; }
+  min-width: 7rem; max-width: 14rem; white-space: normal; }
 th.n, td.n { text-align: right; }
+td.w { white-space: normal; min-width: 16rem; max-width: 34rem; overflow-wrap: anywhere; }
 dl { display: grid; gap: .3rem; margin: 1rem 0; font-size: .9rem; }
 dl div { display: grid; grid-template-columns: 8rem minmax(0, 1fr); gap: .75rem; }
 dt { color: var(--soft); }

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from genpolicy.envs.mazes import MazeLayout
+    from genpolicy.evaluation.run_statistics import Profile
 
-__all__ = ["Curve", "draw_intervals", "draw_learning_curves", "draw_trajectories"]
+__all__ = ["Curve", "draw_intervals", "draw_learning_curves", "draw_profiles", "draw_trajectories"]
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,10 @@ def draw_learning_curves(
         if len(lengths) != 1:
             raise UsageError(f"draw_learning_curves: {label!r} has columns of lengths {lengths}")
         color = theme.colors[i % len(theme.colors)]
+        dashes = "-" if i < len(theme.colors) else "--"
         marker = "o" if len(curve.steps) <= 25 else None
-        axis.plot(curve.steps, curve.values, color=color, label=label, marker=marker, ms=3, lw=1.6)
+        style = {"color": color, "ls": dashes, "marker": marker, "ms": 3, "lw": 1.6}
+        axis.plot(curve.steps, curve.values, label=label, **style)
         if curve.low is not None and curve.high is not None:
             axis.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.18, lw=0)
     axis.set_xlabel(xlabel)
@@ -132,6 +135,37 @@ def draw_intervals(
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.grid(False, axis="y")
     axis.set_xlabel(xlabel)
+    return figure
+
+
+def draw_profiles(profiles: Mapping[str, Profile], *, xlabel: str, theme: Theme = LIGHT) -> Figure:
+    """Draw performance profiles: the share of runs above each score, with pointwise bands.
+
+    Args:
+        profiles: by label, at least one.
+        xlabel: what the scores are, with unit.
+        theme: colours.
+
+    Raises:
+        UsageError: for no profiles.
+
+    Source: arXiv 2108.13264, section 4.2.
+    """
+    if not profiles:
+        raise UsageError("draw_profiles: got no profiles, expected at least one")
+    figure = new_figure(WIDTH, 3.1, theme)
+    axis = figure.subplots()
+    style_axis(axis, theme)
+    for i, (label, profile) in enumerate(profiles.items()):
+        color = theme.colors[i % len(theme.colors)]
+        dashes = "-" if i < len(theme.colors) else "--"
+        x = profile.thresholds
+        axis.plot(x, profile.values, color=color, label=label, lw=1.6, ls=dashes)
+        axis.fill_between(x, profile.low, profile.high, color=color, alpha=0.15, lw=0)
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel("share of runs above")
+    add_legend(axis, theme)
     return figure
 
 
