@@ -173,7 +173,7 @@ class LocomotionEnv(D4RLEnv):
 class AdroitEnv(D4RLEnv):
     """Pen, door, hammer and relocate with a hand of 24 joints.
 
-    ``reset`` takes what ``get_env_state`` of gymnasium-robotics returns, by key, as options.
+    ``reset`` takes what ``set_env_state`` of gymnasium-robotics takes, by key, as options.
 
     Metrics: ``steps_at_goal`` (steps at which the goal holds) and ``success``, which is that of the
     data's authors: the goal holds for more than 25 steps, for pen for more than 20.
@@ -189,8 +189,9 @@ class AdroitEnv(D4RLEnv):
 
     @property
     def state(self) -> dict[str, np.ndarray]:
-        """What ``get_env_state`` of the simulator returns."""
-        return {key: np.asarray(value) for key, value in self._sim.get_env_state().items()}
+        """What ``set_env_state`` of the simulator takes."""
+        known = self._sim.get_env_state()
+        return {key: np.asarray(known[key]) for key in self._sim._state_space.spaces}
 
     def _restore(self, state: dict[str, np.ndarray]) -> Any:
         self._sim.set_env_state(state)
