@@ -22,6 +22,7 @@ report() {  # task method steps [evaluation task]
   local task=${4:-$1}
   local out="$runs/$1-$2/evaluations/$task" sampler=()
   [ "$2" != diffusion ] || sampler=(sampler.rule=ddim sampler.n_steps=16)
+  [ ! -f "$out/records.jsonl" ] || sampler+=(resume=true)  # one that was stopped goes on
   [ -f "$out/result.json" ] || $lock genpolicy evaluate checkpoint="$runs/$1-$2/last" \
     task="d4rl/$task" n_episodes=100 n_envs=20 first_seed=100000 out="$out" "${sampler[@]}"
   pairs+=("$2@$3=$out/result.json")

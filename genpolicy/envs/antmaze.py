@@ -68,7 +68,7 @@ class AntMazeEnv(D4RLEnv):
     _reached: int | None = None
 
     def _build(self) -> Any:
-        module = import_simulator("gymnasium.envs.mujoco.ant_v5", task=self.task.task)
+        module: Any = import_simulator("gymnasium.envs.mujoco.ant_v5", task=self.task.task)
         self._maze = _MAZES[self.task.robot]
         text = _ant_maze_xml(Path(module.__file__).parent / "assets" / "ant.xml", self._maze)
         handle, name = tempfile.mkstemp(suffix=".xml")

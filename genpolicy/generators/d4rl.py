@@ -232,7 +232,7 @@ def _episode(job: _Job) -> tuple[int, dict[str, np.ndarray]]:
         observed, reward, terminated, truncated, _ = env.step(action)
         rows["rewards"].append(reward)
         obs, step = observed["state"], step + 1
-    episode = {key: np.asarray(value, np.float32) for key, value in rows.items()}
+    episode: dict[str, Any] = {key: np.asarray(value, np.float32) for key, value in rows.items()}
     ends = np.zeros(step, dtype=bool)
     ends[-1] = True
     episode["terminals"] = ends & terminated
