@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 PRIMARY = {
+    "d4rl": "d4rl_score",
     "maze2d_umaze": "d4rl_score",
     "offline_rl": "d4rl_score",
     "pusht": "max_reward",
@@ -58,15 +59,22 @@ def table() -> str:
         for row in rows_of(folder):
             if row["metric"] == metric:
                 mean, low, high = (float(row[k]) for k in ("mean", "low", "high"))
+                mark = " †" if row.get("caveats") else ""
+                name = row["policy"]
+                if folder == "d4rl":
+                    name = f"{row['task'].removeprefix('d4rl/')}, {name}"
                 lines.append(
-                    f"| [{folder}](experiments/{folder}/) | {row['policy']} | {row['step']} | "
-                    f"{metric} | {mean:.3g} | {low:.3g} to {high:.3g} | {row['n']} |"
+                    f"| [{folder}](experiments/{folder}/) | {name} | {row['step']} | {metric} | "
+                    f"{mean:.3g}{mark} | {low:.3g} to {high:.3g} | {row['n']} |"
                 )
     for folder, policy, setting, metric, mean, low, high, n in composed():
         lines.append(
             f"| [{folder}](experiments/{folder}/) | {policy} | {setting} | {metric} | "
             f"{float(mean):.3g} | {float(low):.3g} to {float(high):.3g} | {n} |"
         )
+    if any(" † |" in line for line in lines):
+        lines += ["", "† NOT comparable with published scores: another simulator or other data, as"]
+        lines += ["`caveats` in the csv file says."]
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ report() {  # task method steps [evaluation task]
   local task=${4:-$1}
   local out="$runs/$1-$2/evaluations/$task" sampler=()
   [ "$2" != diffusion ] || sampler=(sampler.rule=ddim sampler.n_steps=16)
+  [ ! -f "$out/records.jsonl" ] || sampler+=(resume=true)  # one that was stopped goes on
   [ -f "$out/result.json" ] || $lock genpolicy evaluate checkpoint="$runs/$1-$2/last" \
     task="d4rl/$task" n_episodes=100 n_envs=20 first_seed=100000 out="$out" "${sampler[@]}"
   pairs+=("$2@$3=$out/result.json")
@@ -33,17 +34,17 @@ bc() {  # task method steps [settings]
 }
 
 bc kitchen-complete flow 5000
-bc door-human flow 3000
+bc door-human flow 2500
 for robot in hopper halfcheetah walker2d; do
   data "$robot"
-  bc "$robot-medium-expert" flow 3000 data.path="$runs/$robot-medium-expert.hdf5"
+  bc "$robot-medium-expert" flow 2000 data.path="$runs/$robot-medium-expert.hdf5"
 done
-bc kitchen-complete diffusion 3000
-bc door-human diffusion 3000
-bc kitchen-complete distilled 1500 algorithm.teacher="$runs/kitchen-complete-flow/last"
-bc door-human distilled 1500 algorithm.teacher="$runs/door-human-flow/last"
+bc kitchen-complete diffusion 2500
+bc door-human diffusion 2500
+bc kitchen-complete distilled 1200 algorithm.teacher="$runs/kitchen-complete-flow/last"
+bc door-human distilled 1200 algorithm.teacher="$runs/door-human-flow/last"
 for robot in hopper halfcheetah walker2d; do
-  bc "$robot-medium-expert" diffusion 3000 data.path="$runs/$robot-medium-expert.hdf5"
+  bc "$robot-medium-expert" diffusion 2000 data.path="$runs/$robot-medium-expert.hdf5"
 done
 python experiments/collect.py experiments/d4rl "${pairs[@]}"
 python experiments/d4rl/behavior.py "$runs"/*-medium-expert.hdf5

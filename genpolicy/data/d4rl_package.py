@@ -2,8 +2,8 @@
 
 Release 1.1, the last one, needs gym below 0.25 and imports mujoco_py, which without MuJoCo 2.1 in
 ``~/.mujoco`` raises a plain ``Exception`` that d4rl does not expect. With mujoco_py out of the way
-its data functions and reference returns work on current Python; of its environments none that is used
-here does. ``pip install 'genpolicy[d4rl]'`` installs it with mujoco-py, pybullet and the rest;
+its data functions and reference returns work on current Python; of its environments none that is
+used here does. ``pip install 'genpolicy[d4rl]'`` installs it with mujoco-py, pybullet and the rest;
 ``pip install --no-deps d4rl==1.1 gym==0.24.1 gym_notices`` is enough for this module.
 
 Data sets that the package has downloaded are found by ``genpolicy.data.registry`` where

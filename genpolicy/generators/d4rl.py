@@ -34,7 +34,6 @@ from genpolicy.envs import env_entry, make_env
 from genpolicy.errors import DataError, UsageError, nearest
 from genpolicy.generators.actors import Actor, actor_path, load_actor
 from genpolicy.generators.pool import in_order
-from genpolicy.seeding import derive_seed
 
 __all__ = ["make_d4rl_data", "policy_digests"]
 
@@ -45,6 +44,7 @@ class _Job(NamedTuple):
     """One episode: a pure function of these."""
 
     task: str
+    part: int
     policy: str
     deterministic: bool
     noise_std: float
@@ -97,22 +97,9 @@ def make_d4rl_data(
     digests = policy_digests(task, policies)
     parts: list[dict[str, np.ndarray]] = []
     with tqdm(total=n_steps, unit="step", desc=known.task, disable=not progress) as bar:
-        for part, name in enumerate(known.recipe):
-            n_rows = (part + 1) * n_steps // len(known.recipe) - part * n_steps // len(known.recipe)
-            file = "" if name == _RANDOM else str(actor_path(policies, name))
-            jobs = (
-                _Job(
-                    known.task,
-                    file,
-                    bool(deterministic),
-                    known.recipe_noise,
-                    derive_seed(seed, known.task, name, episode),
-                )
-                for episode in itertools.count()
-            )
-            for episode in _until(n_rows, in_order(_episode, jobs, n_workers=n_workers)):
-                parts.append(episode)
-                bar.update(len(episode["rewards"]))
+        for episode in _collect(known, policies, n_steps, seed, bool(deterministic), n_workers):
+            parts.append(episode)
+            bar.update(len(episode["rewards"]))
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     # Imported here, not above: torch comes with it, and the workers have no use for that.
     from genpolicy import __version__
@@ -172,21 +159,32 @@ def _task_of(task: str) -> D4RLTask:
     return known
 
 
-def _until(
-    n_rows: int, episodes: Iterator[dict[str, np.ndarray]]
+def _collect(
+    task: D4RLTask, policies: str, n_steps: int, seed: int, deterministic: bool, n_workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield episodes up to so many rows, the last one cut."""
-    left = n_rows
-    for episode in episodes:
-        length = len(episode["rewards"])
-        if length >= left:
-            cut = {key: value[:left] for key, value in episode.items()}
-            if length > left:
-                cut["timeouts"] = cut["timeouts"].copy()
-                cut["timeouts"][-1] = True
-            yield cut
-            return
-        left -= length
+    """Yield the episodes of a recipe, policy after policy; the last of each is cut."""
+    from genpolicy.seeding import derive_seed  # torch comes with it, workers have no use for it
+
+    n_parts = len(task.recipe)
+    left = [(k + 1) * n_steps // n_parts - k * n_steps // n_parts for k in range(n_parts)]
+
+    def jobs() -> Iterator[_Job]:
+        for part, name in enumerate(task.recipe):
+            file = "" if name == _RANDOM else str(actor_path(policies, name))
+            for episode in itertools.count():
+                if left[part] == 0:
+                    break
+                start = derive_seed(seed, task.task, name, episode)
+                yield _Job(task.task, part, file, deterministic, task.recipe_noise, start)
+
+    for part, episode in in_order(_episode, jobs(), n_workers=n_workers):
+        n_rows = min(left[part], len(episode["rewards"]))  # 0 for those begun ahead in vain
+        if n_rows == 0:
+            continue
+        left[part] -= n_rows
+        if n_rows < len(episode["rewards"]):
+            episode = {key: value[:n_rows].copy() for key, value in episode.items()}
+            episode["timeouts"][-1] = True
         yield episode
 
 
@@ -201,8 +199,8 @@ def _actor_of(path: str) -> Actor:
     return load_actor(path)[0]
 
 
-def _episode(job: _Job) -> dict[str, np.ndarray]:
-    """Run one episode."""
+def _episode(job: _Job) -> tuple[int, dict[str, np.ndarray]]:
+    """Run one episode; return which part of the recipe it is of, and its rows."""
     env = _env_of(job.task)
     rng = np.random.default_rng([job.seed, 1])
     actor = _actor_of(job.policy) if job.policy else None
@@ -234,9 +232,9 @@ def _episode(job: _Job) -> dict[str, np.ndarray]:
         observed, reward, terminated, truncated, _ = env.step(action)
         rows["rewards"].append(reward)
         obs, step = observed["state"], step + 1
-    episode = {key: np.asarray(value, np.float32) for key, value in rows.items()}
+    episode: dict[str, Any] = {key: np.asarray(value, np.float32) for key, value in rows.items()}
     ends = np.zeros(step, dtype=bool)
     ends[-1] = True
     episode["terminals"] = ends & terminated
     episode["timeouts"] = ends & truncated
-    return episode
+    return job.part, episode
