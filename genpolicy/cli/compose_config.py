@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from genpolicy.cli.by_task import register_resolvers
@@ -25,6 +25,12 @@ _ALIASES = {"dql": "diffusion_ql", "cac": "consistency_ac"}
 
 _BY_METHODS = {"method", "path", "network", "denoiser", "sampler", "critic"}
 """What a preset of a method chooses beside the algorithm."""
+
+_COMPONENTS = {
+    "algorithm": "algorithm",
+    **{group: f"policy.{group}" for group in ("path", "network", "denoiser", "sampler")},
+}
+"""Groups whose options a method replaces, and where their settings stand."""
 
 
 def option_names(group: str, *, root: Path | None = None) -> list[str]:
@@ -70,7 +76,12 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         try:
             if name == "train":
                 overrides = [*overrides, *_implied_method(overrides)]
-            config = compose(name, overrides=list(overrides))
+            config = compose(name, overrides=list(overrides), return_hydra_config=True)
+            choices = dict(config.hydra.runtime.choices)
+            OmegaConf.set_struct(config, False)
+            del config["hydra"]
+            if choices.get("method") is not None:
+                _drop_replaced(config, choices, keys, root)
             plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except MissingConfigException as error:
             raise UsageError(_missing_option(error, parsed, root)) from error
@@ -94,6 +105,33 @@ def _implied_method(overrides: Sequence[str]) -> list[str]:
     others = [o for o in overrides if not o.startswith("algorithm")]
     config = compose("train", overrides=others, return_hydra_config=True)
     return [] if config.hydra.runtime.choices.get("algorithm") == asked else [f"method={asked}"]
+
+
+def _drop_replaced(
+    config: DictConfig, choices: Mapping[str, Any], keys: Sequence[str], root: Path
+) -> None:
+    """Remove settings that an experiment made for components which a method has replaced.
+
+    Options list all settings of what they build, so that others belong to another component. Those
+    of the command line stay, and are refused where the component is built.
+    """
+    for group, place in _COMPONENTS.items():
+        node = OmegaConf.select(config, place)
+        option = OmegaConf.load(root / group / f"{choices[group]}.yaml")
+        if isinstance(node, DictConfig) and isinstance(option, DictConfig):
+            _keep_known(node, option, place, keys)
+
+
+def _keep_known(node: DictConfig, known: DictConfig, place: str, keys: Sequence[str]) -> None:
+    for name in list(node):
+        dotted = f"{place}.{name}"
+        if name not in known:
+            if not any(key.lstrip("+~").startswith(dotted) for key in keys):
+                del node[name]
+            continue
+        inner, inner_known = node._get_node(name), known._get_node(name)
+        if isinstance(inner, DictConfig) and isinstance(inner_known, DictConfig) and inner_known:
+            _keep_known(inner, inner_known, dotted, keys)
 
 
 def _first(error: Exception) -> str:

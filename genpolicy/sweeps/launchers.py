@@ -31,6 +31,7 @@ __all__ = [
     "SlurmLauncher",
 ]
 
+_WORKER = ("-m", "genpolicy.sweeps")
 _GRACE_S = 60.0  # for a training to save its state when it is asked to stop
 
 
@@ -175,7 +176,7 @@ class LocalLauncher:
             env["CUDA_VISIBLE_DEVICES"] = str(self.gpus[slot % len(self.gpus)])
         return _Worker(
             subprocess.Popen(
-                [sys.executable, "-m", "genpolicy.sweeps"],
+                [sys.executable, *_WORKER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=env,

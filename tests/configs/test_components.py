@@ -113,7 +113,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("method", option_names("method"))
+@pytest.mark.parametrize("method", KINDS)
 @pytest.mark.parametrize("of", ["robomimic_square_ph_diffusion_cnn", "robomimic_can_flow"])
 def test_a_method_turns_any_experiment_into_one_of_another_kind(of, method):
     given = ["algorithm.teacher=x"] if method == "distilled" else []
