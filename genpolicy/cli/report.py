@@ -61,7 +61,9 @@ def run(argv: Sequence[str]) -> int:
     out = Path(str(options.get("out") or sweep.folder))
     for path in write_report_files(report, out, formats=wanted):
         print(path)
-    link_tensorboard(sweep)
+    events = link_tensorboard(sweep)
+    if events is not None:
+        print(f"curves: tensorboard --logdir {events}")
     return 0
 
 

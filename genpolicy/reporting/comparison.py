@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from genpolicy.errors import UsageError
 from genpolicy.evaluation import (
@@ -260,8 +261,8 @@ def order_table(cells: Sequence[Cell], checkpoint: str) -> Table:
             continue
         order = [", ".join(sorted(by, key=lambda m: -by[m])) for by in (ours, theirs)]
         labels = list(ours)
-        tau = kendalltau([ours[m] for m in labels], [theirs[m] for m in labels]).statistic
-        rows.append([task, *order, float(tau), len(labels)])
+        tau: Any = kendalltau([ours[m] for m in labels], [theirs[m] for m in labels])
+        rows.append([task, *order, float(tau.statistic), len(labels)])
     caption = (
         f"Checkpoint {checkpoint}: methods from best to worst, and the rank correlation of the two "
         "orders (1: the same, -1: reversed). With few methods it says little."

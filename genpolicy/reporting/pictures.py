@@ -17,9 +17,9 @@ from genpolicy.evaluation import (
     probability_of_improvement,
     t_interval,
 )
-from genpolicy.evaluation.plot_style import Theme, light_and_dark
+from genpolicy.evaluation.plot_style import Theme
 from genpolicy.evaluation.plots import Curve, draw_intervals, draw_learning_curves, draw_profiles
-from genpolicy.evaluation.report import Block, Figure, Film, Text
+from genpolicy.evaluation.report import Block, Figure, Film, Text, drawn
 from genpolicy.evaluation.statistics import Interval
 from genpolicy.reporting.cells import Cell
 from genpolicy.reporting.comparison import Comparison
@@ -36,12 +36,6 @@ __all__ = [
 ]
 
 
-def picture(draw: Callable[[Theme], MatplotlibFigure], alt: str, caption: str = "") -> Figure:
-    """Return a block with a picture drawn for light and for dark pages."""
-    light, dark = light_and_dark(draw)
-    return Figure(png=light, dark_png=dark, alt=alt, caption=caption)
-
-
 def interval_pictures(cells: Sequence[Cell]) -> dict[str, Figure]:
     """Return for every task the means of all methods and checkpoints with their intervals."""
     found = {}
@@ -55,7 +49,7 @@ def interval_pictures(cells: Sequence[Cell]) -> dict[str, Figure]:
             label = f"{_short(cell.label)}, {cell.checkpoint} ({cell.n_text})"
             rows.append((label, estimate.value, interval))
         metric = next(cell.primary for cell in cells if cell.task == task)
-        found[task] = picture(
+        found[task] = drawn(
             _intervals(rows, f"{task}: {metric}", None),
             f"means and intervals on {task}",
             f"{task}: mean {metric}, 95% bootstrap over seeds and episodes; over episodes alone "
@@ -80,7 +74,7 @@ def aggregate_picture(comparison: Comparison) -> Figure:
     for label, tasks in comparison.methods.items():
         found = aggregate(tasks, statistic="iqm")
         rows.append((f"{_short(label)} ({found.n_runs} runs)", found.value, found.interval))
-    return picture(
+    return drawn(
         _intervals(rows, "interquartile mean over tasks and runs", None),
         f"interquartile means, {comparison.checkpoint}",
         f"Interquartile mean over {len(comparison.tasks)} tasks, checkpoint "
@@ -97,7 +91,7 @@ def profile_picture(comparison: Comparison) -> Figure:
         _short(label): performance_profile(tasks, levels)
         for label, tasks in comparison.methods.items()
     }
-    return picture(
+    return drawn(
         lambda theme: draw_profiles(profiles, xlabel="score of a run", theme=theme),
         f"performance profiles, {comparison.checkpoint}",
         f"Share of runs above a score, over {len(comparison.tasks)} tasks, checkpoint "
@@ -117,7 +111,7 @@ def improvement_picture(comparison: Comparison, baseline: str | None) -> Figure 
             x, y = comparison.methods[label], comparison.methods[base]
             found = probability_of_improvement(x, y)
             rows.append((_short(label), found.value, found.interval))
-    return picture(
+    return drawn(
         _intervals(rows, f"P(method > {_short(base)})", 0.5),
         f"probability of improvement over {base}, {comparison.checkpoint}",
         f"Probability that a run beats one of {base}, over {len(comparison.tasks)} tasks; 95% "
@@ -154,7 +148,7 @@ def _learning_picture(task: str, key: str, curves: Mapping[str, Curve]) -> Figur
     if "loss" in key:
         caption += " Losses of different methods measure different things: compare a curve with "
         caption += "itself only."
-    return picture(
+    return drawn(
         lambda theme: draw_learning_curves(curves, ylabel=key, theme=theme),
         f"{key} over training on {task}",
         caption,
@@ -218,7 +212,7 @@ def weight_curves(sweep: Sweep) -> list[Block]:
         search = WeightSearch.from_json(content)
         where = file.parent.relative_to(sweep.folder)
         blocks.append(
-            picture(
+            drawn(
                 lambda theme, search=search: draw_weight_curve(search, theme=theme),
                 f"weight search {where}",
                 f"{where}: {search.operator} of {len(search.members)} policies, {search.verdict}.",
