@@ -15,6 +15,7 @@ __all__ = [
     "GenpolicyError",
     "IncompleteEvaluationError",
     "NumericsError",
+    "RunStoppedError",
     "SimulatorError",
     "UsageError",
     "nearest",
@@ -61,6 +62,12 @@ class IncompleteEvaluationError(GenpolicyError):
     """An evaluation without a record for every requested seed: it has no score (exit code 7)."""
 
     exit_code = 7
+
+
+class RunStoppedError(GenpolicyError):
+    """A training that was asked to stop and saved its state (exit code 143, that of SIGTERM)."""
+
+    exit_code = 143
 
 
 def check_options(owner: str, options: Iterable[str], known: Iterable[str]) -> None:

@@ -153,25 +153,35 @@ class RunLock:
     """A lock on a folder: a second process is refused with the holder's pid and host.
 
     The operating system drops the lock with the process, so a killed run never blocks the next.
+
+    Args:
+        directory: the folder; created where it is missing.
+        wait: whether to wait for the holder instead of being refused.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, wait: bool = False) -> None:
         self.path = Path(directory) / ".lock"
+        self.wait = wait
         self._handle: Any = None
 
     def __enter__(self) -> RunLock:
         import fcntl
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(self.path, "a+", encoding="utf-8")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = open(self.path, "a+", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"{self.path.parent} cannot be written ({error.strerror}); choose another folder"
+            ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
         except OSError:
             handle.seek(0)
             holder = handle.read().strip() or "another process"
             handle.close()
             raise UsageError(
-                f"{self.path.parent} is in use by {holder}; wait for it, or choose another run_dir"
+                f"{self.path.parent} is in use by {holder}; wait for it, or choose another folder"
             ) from None
         handle.truncate(0)
         handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")

@@ -14,20 +14,39 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from genpolicy.cli.by_task import register_resolvers
 from genpolicy.cli.configs_dir import configs_dir
 from genpolicy.errors import UsageError, nearest
 
-__all__ = ["compose_config", "option_names"]
+__all__ = ["canonical_name", "compose_config", "option_names"]
+
+_ALIASES = {"dql": "diffusion_ql", "cac": "consistency_ac"}
+"""Short names of algorithms and methods in papers."""
+
+_BY_METHODS = {"method", "path", "network", "denoiser", "sampler", "critic"}
+"""What a preset of a method chooses beside the algorithm."""
 
 
 def option_names(group: str, *, root: Path | None = None) -> list[str]:
-    """Return the options of a configuration group, for example ``option_names("experiment")``."""
+    """Return the options of a configuration group, for example ``option_names("experiment")``.
+
+    Files that begin with an underscore are parts of others.
+    """
     folder = (root or configs_dir()) / group
-    return sorted(p.stem for p in folder.glob("*.yaml"))
+    return sorted(p.stem for p in folder.glob("*.yaml") if not p.stem.startswith("_"))
+
+
+def canonical_name(group: str, option: str) -> str:
+    """Return the name that configuration files use for an algorithm or method (``dql``)."""
+    return _ALIASES.get(option, option) if group in ("algorithm", "method") else option
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Return ``configs/NAME.yaml`` with ``overrides``, resolved, as plain containers.
+
+    An algorithm that is named alone brings its preset along: with ``algorithm=A``, and neither a
+    method nor what a preset chooses beside it (path, network, denoiser, sampler, critic),
+    ``method=A`` is added where there is such a preset and the experiment is of another algorithm.
 
     Args:
         name: primary configuration, for example ``"train"``.
@@ -38,15 +57,19 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             valid ones), and values that are missing or do not resolve.
     """
     root = configs_dir()
+    register_resolvers()
     GlobalHydra.instance().clear()
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        overrides = [_canonical(text) for text in overrides]
+        parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
         raise UsageError(f"cannot read the overrides {list(overrides)}: {_first(error)}") from error
     with initialize_config_dir(version_base="1.3", config_dir=str(root)):
         keys = [str(p.key_or_group) for p in parsed]
         _check_keys(name, [k for k in keys if k], root)
         try:
+            if name == "train":
+                overrides = [*overrides, *_implied_method(overrides)]
             config = compose(name, overrides=list(overrides))
             plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except MissingConfigException as error:
@@ -55,6 +78,22 @@ def compose_config(name: str, overrides: Sequence[str]) -> dict[str, Any]:
             raise UsageError(_unknown_key(name, error, overrides) or _first(error)) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _canonical(override: str) -> str:
+    group, equals, option = override.partition("=")
+    return f"{group}{equals}{canonical_name(group, option)}"
+
+
+def _implied_method(overrides: Sequence[str]) -> list[str]:
+    """Return the preset of an algorithm that is named alone; see ``compose_config``."""
+    chosen = {group: option for group, _, option in (o.partition("=") for o in overrides)}
+    asked = chosen.get("algorithm")
+    if asked not in option_names("method") or chosen.keys() & _BY_METHODS:
+        return []
+    others = [o for o in overrides if not o.startswith("algorithm")]
+    config = compose("train", overrides=others, return_hydra_config=True)
+    return [] if config.hydra.runtime.choices.get("algorithm") == asked else [f"method={asked}"]
 
 
 def _first(error: Exception) -> str:

@@ -6,6 +6,7 @@ at once and a missing simulator stops nothing but the commands that need it.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -19,6 +20,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, str] = {
     "train": "train a policy from a configuration",
     "evaluate": "run a trained policy in its simulator and report its score",
+    "sweep": "train and evaluate many: methods x tasks x seeds, resumable, here or on a cluster",
     "report": "write the report of a sweep or of runs",
     "runs": "list, show, compare and remove training runs",
     "compose": "combine trained policies: explain, evaluate, search the weights",
@@ -32,6 +34,7 @@ COMMANDS: dict[str, str] = {
 """Subcommands with one line of help each, in the order they are shown."""
 
 _HELP_FLAGS = ("-h", "--help")
+_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 _TEXT = """\
@@ -49,7 +52,7 @@ examples:
   genpolicy train --help                              options of one command
 
 exit codes: 0 done, 2 wrong usage, 3 data, 4 checkpoint, 5 numerics, 6 simulator,
-7 incomplete evaluation, 1 anything else, 130 interrupted.
+7 incomplete evaluation or sweep, 1 anything else, 130 interrupted, 143 stopped by SIGTERM.
 GENPOLICY_DEBUG=1 prints the full traceback of an error.
 """
 
@@ -72,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # more, which has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        return _report(f"error: {error.strerror}: {error.filename or 'the output folder'}", 1)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -224,7 +224,7 @@ class Ledger:
 
     Raises:
         UsageError: when the file holds records and ``resume`` is False, is of another policy, task
-            or protocol, or is in use.
+            or protocol, is in use, or cannot be written.
         SimulatorError: when it was begun with other versions of the simulator.
         DataError: when it is damaged.
     """
@@ -239,8 +239,13 @@ class Ledger:
         resume: bool,
     ) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle: BinaryIO = open(self.path, "ab")  # noqa: SIM115 - closed by __exit__
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle: BinaryIO = open(self.path, "ab")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} cannot be written ({error.strerror}); choose another folder"
+            ) from error
         try:
             self._lock()
             self.content = self._begin(header, resume)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import signal
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +15,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from genpolicy.algorithms.critics import critic_to_save
-from genpolicy.errors import NumericsError
+from genpolicy.errors import CheckpointError, NumericsError, RunStoppedError
 from genpolicy.policies import PolicyCard, save_policy
 from genpolicy.policies.critic_checkpoint import CRITIC_FOLDER, write_critic
 from genpolicy.policies.weights import Weights
@@ -28,6 +33,7 @@ __all__ = [
     "SaveRun",
     "SeedEachStep",
     "StepProgress",
+    "StopWhenAsked",
     "StopWhenNotFinite",
 ]
 
@@ -107,6 +113,49 @@ class StopWhenNotFinite(Callback):
                 "saved checkpoint is intact. Lower the learning rate, clip gradients, or "
                 "check the data"
             )
+
+
+class StopWhenAsked(Callback):
+    """Save the training state after the running step and stop: on SIGTERM, or at a deadline.
+
+    A run that is continued afterwards equals one that was never stopped. Placed after the callbacks
+    whose state belongs to the step.
+
+    Args:
+        folder: the run.
+        deadline: ``time.time()`` at which to stop; None for never.
+    """
+
+    def __init__(self, folder: RunFolder, *, deadline: float | None = None) -> None:
+        self.folder, self.deadline = folder, deadline
+        self._is_asked = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen for SIGTERM in place of Lightning, which restores the handlers afterwards."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self._is_asked = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop when asked, in all processes at once."""
+        is_late = self.deadline is not None and time.time() > self.deadline
+        is_asked = self._is_asked or is_late
+        if trainer.world_size > 1:
+            is_asked = trainer.strategy.reduce_boolean_decision(is_asked, all=False)
+        step = trainer.global_step
+        if not is_asked or step >= trainer.max_steps:
+            return
+        if not self.folder.state(step).exists():
+            trainer.save_checkpoint(self.folder.state(step))
+        reason = "SIGTERM" if self._is_asked else "its deadline"
+        raise RunStoppedError(
+            f"stopped by {reason} after step {step}; continue with `genpolicy train "
+            f"resume={self.folder.path}`"
+        )
 
 
 class RecordMetrics(Callback):
@@ -239,10 +288,25 @@ class SaveRun(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when due."""
+        """Save when due.
+
+        Raises:
+            CheckpointError: when it cannot be written; what was saved before stays as it is.
+        """
         step = trainer.global_step
-        if step % self.every == 0 or step == trainer.max_steps:
+        if step % self.every != 0 and step != trainer.max_steps:
+            return
+        try:
             self._save(trainer, pl_module, step)
+        except (OSError, SafetensorError) as error:
+            path = self.folder.path
+            # Both kinds of weights, the averaged module and two moments of the optimizer.
+            need = 5 * sum(p.nbytes for p in pl_module.parameters())
+            raise CheckpointError(
+                f"step {step} cannot be saved to {path}: {error}. It needs about {need / 1e6:.1f} "
+                f"MB, {shutil.disk_usage(path).free / 1e6:.1f} MB are free; the save before it is "
+                f"intact: make room and continue with `genpolicy train resume={path}`"
+            ) from error
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         averaged: Any = self.ema.averaged_module()

@@ -39,6 +39,7 @@ from genpolicy.training.callbacks import (
     SaveRun,
     SeedEachStep,
     StepProgress,
+    StopWhenAsked,
     StopWhenNotFinite,
 )
 from genpolicy.training.measure import Measure
@@ -50,27 +51,31 @@ __all__ = ["resume", "train"]
 _ALGORITHM_PACKAGES = (*COMPONENT_PACKAGES, "genpolicy.algorithms")
 
 
-def train(config: Mapping[str, Any], *, progress: bool = True) -> Path:
+def train(
+    config: Mapping[str, Any], *, progress: bool = True, deadline: float | None = None
+) -> Path:
     """Run a training described by a resolved ``configs/train.yaml``.
 
     Args:
         config: plain containers; what ``genpolicy train --show`` prints.
         progress: whether to draw a progress bar.
+        deadline: ``time.time()`` at which to save the training state and stop; None for never.
 
     Returns:
         The run folder; ``folder / "last"`` is the policy.
 
     Raises:
         GenpolicyError: of the kind that fits (configuration, data, checkpoint, numerics).
+        RunStoppedError: at the deadline or on SIGTERM, after saving.
     """
     folder = RunFolder(config["run_dir"])
     with _owned(folder):
         if rank_zero_only.rank == 0:
             folder.start(config)
-        return _fit(folder, config, state=None, progress=progress)
+        return _fit(folder, config, state=None, progress=progress, deadline=deadline)
 
 
-def resume(path: str | Path, *, progress: bool = True) -> Path:
+def resume(path: str | Path, *, progress: bool = True, deadline: float | None = None) -> Path:
     """Continue a run from its newest training state; a run without one starts over.
 
     The result equals, bit for bit on a CPU, that of a run that was never stopped: batches, noise,
@@ -79,9 +84,11 @@ def resume(path: str | Path, *, progress: bool = True) -> Path:
     Args:
         path: a run folder.
         progress: whether to draw a progress bar.
+        deadline: as in ``train``.
 
     Raises:
         CheckpointError: when ``path`` is no run or its state is damaged.
+        RunStoppedError: at the deadline or on SIGTERM, after saving.
     """
     folder = RunFolder(path)
     config = folder.config()
@@ -89,7 +96,7 @@ def resume(path: str | Path, *, progress: bool = True) -> Path:
         state = folder.latest_state()
         if rank_zero_only.rank == 0:
             folder.truncate_metrics(0 if state is None else _step_of(state))
-        return _fit(folder, config, state=state, progress=progress)
+        return _fit(folder, config, state=state, progress=progress, deadline=deadline)
 
 
 @contextmanager
@@ -109,7 +116,12 @@ def _step_of(state: Path) -> int:
 
 
 def _fit(
-    folder: RunFolder, config: Mapping[str, Any], *, state: Path | None, progress: bool
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    *,
+    state: Path | None,
+    progress: bool,
+    deadline: float | None,
 ) -> Path:
     trainer_config = copy.deepcopy(dict(config["trainer"]))
     n_threads = trainer_config.pop("n_threads")
@@ -142,6 +154,7 @@ def _fit(
         callbacks.append(ClipGradients(float(max_norm)))
     if progress:
         callbacks.append(StepProgress(description=str(config["name"])))
+    callbacks.append(StopWhenAsked(folder, deadline=deadline))
     if first_step >= int(trainer_config["max_steps"]):
         return folder.path
     for name in ("lightning.pytorch", "lightning.fabric"):

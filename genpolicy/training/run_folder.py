@@ -85,6 +85,13 @@ class RunFolder:
         states = sorted((self.path / "state").glob("step-*"))
         return states[-1] if states else None
 
+    def is_finished(self) -> bool:
+        """Return whether the run has trained all its steps and saved the last."""
+        state = self.latest_state()
+        if state is None or not (self.path / "last").exists():
+            return False
+        return int(state.name.removeprefix("step-")) >= int(self.config()["trainer"]["max_steps"])
+
     def point(self, name: str, step: int) -> None:
         """Make ``last`` or ``best`` mean the checkpoint of ``step``."""
         swap_link(self.path / name, self.checkpoint(step))

@@ -9,10 +9,10 @@ import torch
 from genpolicy import compose
 from genpolicy.cli.compose import run as compose_command
 from genpolicy.cli.compose_config import compose_config
-from genpolicy.cli.evaluate import evaluate_checkpoint
 from genpolicy.data.d4rl import write_d4rl
 from genpolicy.data.episodes import DataSource
 from genpolicy.errors import CheckpointError, UsageError
+from genpolicy.evaluation.of_checkpoint import evaluate_checkpoint
 from genpolicy.policies import (
     SelectedPolicy,
     export_policy,
