@@ -152,8 +152,8 @@ def improvement_table(comparison: Comparison) -> Table:
             row.append(with_interval(found))
         rows.append([*row, sum(len(task.runs) for task in comparison.methods[x])])
     caption = (
-        f"Checkpoint {comparison.checkpoint}: P(row > column), mean over {len(comparison.tasks)} "
-        "tasks; an interval that holds 0.5 decides nothing."
+        f"Checkpoint {comparison.checkpoint}: P(row > column), mean over "
+        f"{count(len(comparison.tasks), 'task')}; an interval that holds 0.5 decides nothing."
     )
     return Table(["method", *labels, "runs"], rows, caption)
 

@@ -11,14 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from genpolicy.evaluation import (
-    TaskScores,
     aggregate,
     performance_profile,
     probability_of_improvement,
-    t_interval,
 )
 from genpolicy.evaluation.plot_style import Theme
 from genpolicy.evaluation.plots import Curve, draw_intervals, draw_learning_curves, draw_profiles
+from genpolicy.evaluation.records import count
 from genpolicy.evaluation.report import Block, Figure, Film, Text, drawn
 from genpolicy.evaluation.statistics import Interval
 from genpolicy.reporting.cells import Cell
@@ -77,7 +76,7 @@ def aggregate_picture(comparison: Comparison) -> Figure:
     return drawn(
         _intervals(rows, "interquartile mean over tasks and runs", None),
         f"interquartile means, {comparison.checkpoint}",
-        f"Interquartile mean over {len(comparison.tasks)} tasks, checkpoint "
+        f"Interquartile mean over {count(len(comparison.tasks), 'task')}, checkpoint "
         f"{comparison.checkpoint}; 95% bootstrap over seeds and episodes.",
     )
 
@@ -94,7 +93,7 @@ def profile_picture(comparison: Comparison) -> Figure:
     return drawn(
         lambda theme: draw_profiles(profiles, xlabel="score of a run", theme=theme),
         f"performance profiles, {comparison.checkpoint}",
-        f"Share of runs above a score, over {len(comparison.tasks)} tasks, checkpoint "
+        f"Share of runs above a score, over {count(len(comparison.tasks), 'task')}, checkpoint "
         f"{comparison.checkpoint}; pointwise 95% bands over seeds and episodes.",
     )
 
@@ -114,8 +113,8 @@ def improvement_picture(comparison: Comparison, baseline: str | None) -> Figure 
     return drawn(
         _intervals(rows, f"P(method > {_short(base)})", 0.5),
         f"probability of improvement over {base}, {comparison.checkpoint}",
-        f"Probability that a run beats one of {base}, over {len(comparison.tasks)} tasks; 95% "
-        "bootstrap over seeds and episodes.",
+        f"Probability that a run beats one of {base}, over {count(len(comparison.tasks), 'task')}; "
+        "95% bootstrap over seeds and episodes.",
     )
 
 
@@ -143,8 +142,8 @@ def learning_pictures(entries: Sequence[Entry], metrics: Mapping[str, str]) -> l
 
 
 def _learning_picture(task: str, key: str, curves: Mapping[str, Curve]) -> Figure:
-    caption = f"{task}: {key} over training, mean over training seeds"
-    caption += " with a 95% t interval where there are two or more."
+    caption = f"{task}: {key} over training, mean over training seeds, with a band "
+    caption += "from the lowest to the highest of them."
     if "loss" in key:
         caption += " Losses of different methods measure different things: compare a curve with "
         caption += "itself only."
@@ -175,8 +174,7 @@ def _curves(
         values = np.array([[points[step] for step in steps] for points in series])
         low = high = None
         if len(series) > 1:
-            ends = [t_interval(TaskScores(tuple(column[:, None]))) for column in values.T]
-            low, high = [end.low for end in ends], [end.high for end in ends]
+            low, high = values.min(axis=0).tolist(), values.max(axis=0).tolist()
         n = f"{len(series)} seed" + ("s" if len(series) > 1 else "")
         found[f"{_short(method)} ({n})"] = Curve(steps, values.mean(axis=0).tolist(), low, high)
     return found
@@ -185,7 +183,10 @@ def _curves(
 def films(cells: Sequence[Cell], *, videos: bool, per_cell: int = 1) -> list[Block]:
     """Return filmstrips of evaluations that were filmed, and the films where ``videos`` is set."""
     blocks: list[Block] = []
+    of_last = {(cell.label, cell.task) for cell in cells if cell.checkpoint == "last"}
     for cell in cells:
+        if cell.checkpoint != "last" and (cell.label, cell.task) in of_last:
+            continue
         strips: list[Path] = []
         for entry in cell.entries:
             for evaluation in entry.evaluations:

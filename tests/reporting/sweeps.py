@@ -124,7 +124,7 @@ class SweepWriter:
                 "reported": reported,
                 "overrides": [f"algorithm={method}", f"seed={seed}"],
                 "train": train,
-                "evaluate": {"n_episodes": 10},
+                "evaluate": {"n_episodes": 10, "checkpoints": [*(results or ("last", "best"))]},
                 "needs": dict(needs or {}),
                 "command": f"genpolicy train algorithm={method} data.task={task} seed={seed}",
             },
@@ -142,9 +142,11 @@ class SweepWriter:
             (target / "records.jsonl").write_text("", encoding="utf-8")
         return folder
 
-    def log(self, key: str, event: str, *, seconds: float | None, reason: str = "") -> None:
+    def log(
+        self, key: str, event: str, *, seconds: float | None, reason: str = "", attempt: int = 1
+    ) -> None:
         line: dict[str, Any] = {"key": key, "event": event, "time": "2026-11-29T00:00:00+00:00"}
-        line |= {"attempt": 1, "host": "here", "pid": 1}
+        line |= {"attempt": attempt, "host": "here", "pid": 1}
         line |= {} if seconds is None else {"seconds": seconds}
         line |= {"reason": reason} if reason else {}
         self.events.append(line)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from genpolicy.errors import DataError, UsageError
 from genpolicy.files import RunLock, lock_holder
-from genpolicy.reporting import Sweep, read_entries, read_entry, read_sweep
+from genpolicy.reporting import Sweep, cells_of, read_entries, read_entry, read_sweep
 from tests.reporting.sweeps import SweepWriter, both, make_result, write_json
 
 
@@ -32,8 +33,8 @@ def test_every_job_is_read_with_what_became_of_it(sweep: Sweep, folder: Path) ->
     assert others[4][0] == "interrupted"
     assert others[5] == ("waiting", "not started")
     assert others[6][0] == "interrupted"
-    assert "pid 1 on here ended without a word" in others[6][1]
-    assert others[7] == ("incomplete", "it has no evaluation")
+    assert "ended without a word" in others[6][1]
+    assert others[7] == ("incomplete", "it has no evaluation of last and best")
 
 
 def test_a_started_job_runs_while_its_folder_is_locked(tmp_path: Path) -> None:
@@ -60,11 +61,11 @@ def test_a_later_attempt_counts(tmp_path: Path) -> None:
     writer = SweepWriter(tmp_path)
     results = both("maze2d-umaze", 50.0, 0)
     job = writer.job("iql", "maze2d-umaze", 0, results=results)
-    done = writer.events.copy()
     writer.events.clear()
     writer.log(job.name, "started", seconds=None)
     writer.log(job.name, "failed", seconds=10.0, reason="OSError: disk full")
-    writer.events += done
+    writer.log(job.name, "started", seconds=None, attempt=2)
+    writer.log(job.name, "finished", seconds=90.0, attempt=2)
     (entry,) = read_sweep(writer.write()).entries
     assert (entry.status, entry.reason) == ("finished", "")
     assert (entry.seconds, entry.n_attempts) == (100.0, 2)
@@ -92,7 +93,7 @@ def test_newer_and_damaged_sweeps_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="schema 2, this genpolicy reads 1"):
         read_sweep(folder)
     (folder / "sweep.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is no sweep"):
         read_sweep(folder)
     writer.write(jobs=["0123456789abcdef"])
     with pytest.raises(DataError, match=r"job\.json cannot be read"):
@@ -114,6 +115,15 @@ def test_an_evaluation_without_all_records_is_a_problem(tmp_path: Path) -> None:
     (entry,) = read_sweep(tmp_path).entries
     assert entry.status == "incomplete"
     assert "evaluation last" in entry.problems[0]
+
+
+def test_a_job_with_one_of_two_evaluations_is_not_complete(tmp_path: Path) -> None:
+    writer = SweepWriter(tmp_path)
+    job = writer.job("iql", "maze2d-umaze", 0, results=both("maze2d-umaze", 50.0, 0))
+    shutil.rmtree(job / "evaluations" / "best")
+    (entry,) = read_sweep(writer.write()).entries
+    assert (entry.status, entry.reason) == ("incomplete", "it has no evaluation of best")
+    assert cells_of([entry]) == []
 
 
 def test_an_evaluation_of_an_older_checkpoint_is_a_problem(tmp_path: Path) -> None:
