@@ -12,11 +12,13 @@ from genpolicy.evaluation import (
     Estimate,
     TaskScores,
     aggregate,
+    aggregates,
     crossed_difference,
     probability_of_improvement,
 )
 from genpolicy.evaluation.records import count, format_figure, format_interval
 from genpolicy.evaluation.report import Table
+from genpolicy.evaluation.run_statistics import RunStatistic
 from genpolicy.published import PublishedScore, published_method, published_scores
 from genpolicy.reporting.cells import Cell, metric_scale
 
@@ -32,7 +34,7 @@ __all__ = [
     "with_interval",
 ]
 
-AGGREGATES = ("iqm", "mean", "median", "optimality gap")
+AGGREGATES: tuple[RunStatistic, ...] = ("iqm", "mean", "median", "optimality gap")
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def aggregate_table(comparison: Comparison) -> Table:
     """Return IQM, mean, median and optimality gap over the tasks of a comparison."""
     rows = []
     for label, tasks in comparison.methods.items():
-        found = [aggregate(tasks, statistic=name) for name in AGGREGATES]
+        found = list(aggregates(tasks, AGGREGATES).values())
         first = found[0]
         n = f"{count(first.n_tasks, 'task')}, {first.n_runs} runs, {first.n_episodes} episodes"
         rows.append([label, *(with_interval(estimate) for estimate in found), n])

@@ -207,11 +207,15 @@ def weight_curves(sweep: Sweep) -> list[Block]:
 
     blocks: list[Block] = []
     for file in sorted(sweep.folder.rglob("result.json")):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        where = file.parent.relative_to(sweep.folder)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            blocks.append(Text(f"{where}/result.json is damaged: {error}"))
+            continue
         if not isinstance(content, dict) or not {"candidates", "operator"} <= set(content):
             continue
         search = WeightSearch.from_json(content)
-        where = file.parent.relative_to(sweep.folder)
         blocks.append(
             drawn(
                 lambda theme, search=search: draw_weight_curve(search, theme=theme),

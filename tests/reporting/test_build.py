@@ -13,9 +13,11 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from genpolicy.evaluation import plot_style
 from genpolicy.evaluation.plot_style import png
+from genpolicy.evaluation.weight_search import search_weights
 from genpolicy.reporting import Sweep, cells_of, read_sweep
 from genpolicy.reporting.build import Report, build_report, write_report_files
 from genpolicy.reporting.figures import figures_of
+from tests.evaluation.aiming import Aimer, aim
 from tests.html_checks import check_self_contained
 from tests.reporting.sweeps import SweepWriter, both, write_sweep
 
@@ -148,7 +150,7 @@ def test_hostile_labels_are_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_films_and_weight_curves_are_shown(tmp_path: Path) -> None:
+def test_films_are_shown(tmp_path: Path) -> None:
     writer = SweepWriter(tmp_path)
     job = writer.job("iql", UMAZE, 0, results=both(UMAZE, 50.0, 0))
     figure = MatplotlibFigure(figsize=(1, 0.5))
@@ -163,6 +165,29 @@ def test_films_and_weight_curves_are_shown(tmp_path: Path) -> None:
     assert "video" not in checker.tags
     with_films = check_self_contained(build_report(sweep, videos=True).text("html"))
     assert with_films.tags.count("video") == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_weight_searches_are_shown(tmp_path: Path) -> None:
+    writer = SweepWriter(tmp_path)
+    writer.job("iql", UMAZE, 0, results=both(UMAZE, 50.0, 0))
+    folder = writer.write()
+    search = search_weights(
+        [Aimer(0.6), Aimer(-0.6)],
+        aim(),
+        seeds=range(10),
+        report_seeds=range(100, 110),
+        n_trials=3,
+        n_envs=10,
+        progress=False,
+        out=folder / "compositions" / "mean",
+    )
+    damaged = folder / "compositions" / "damaged" / "result.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{", encoding="utf-8")
+    text = "\n".join(check_self_contained(build_report(read_sweep(folder)).text("html")).texts)
+    assert f"compositions/mean: mean of 2 policies, {search.verdict}" in text
+    assert "compositions/damaged/result.json is damaged" in text
 
 
 @pytest.fixture(scope="session")
