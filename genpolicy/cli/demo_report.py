@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +86,7 @@ def write_demo_report(
         Section,
         Text,
         comparison_table,
+        drawn,
         latency_table,
         result_facts,
         results_table,
@@ -106,7 +106,7 @@ def write_demo_report(
                     metrics=[metric, "success", "time_to_goal"],
                     caption="The same episode seeds for all; means with 95% intervals.",
                 ),
-                _picture(lambda theme: draw_intervals(rows, xlabel=metric, theme=theme), metric),
+                drawn(lambda theme: draw_intervals(rows, xlabel=metric, theme=theme), metric),
                 comparison_table(results, "controller", metric=metric),
                 result_facts(results["flow"]),
             ],
@@ -114,7 +114,7 @@ def write_demo_report(
         Section(
             "Rollouts",
             [
-                _picture(
+                drawn(
                     lambda theme: draw_trajectories(_layout(task), paths, theme=theme),
                     "paths of episodes over the maze",
                     f"The first {min(_N_DRAWN, len(seeds))} episodes of each policy.",
@@ -158,7 +158,7 @@ def _composition_blocks(
     """Return what was composed, how the weight was chosen, and the paths beside the parents'."""
     from genpolicy.cli.demo_compose import KEPT_OUT, MEAN, kept_out_disc
     from genpolicy.evaluation.plots import draw_trajectories
-    from genpolicy.evaluation.report import Code, Table, Text
+    from genpolicy.evaluation.report import Code, Table, Text, drawn
 
     disc = kept_out_disc(config)
     shown = {n: policies[n] for n in ("flow", "diffusion")} | composed.policies
@@ -176,7 +176,7 @@ def _composition_blocks(
             "policy with a cost for entering the disc, added while it denoises; nothing was "
             "trained for it."
         ),
-        _picture(
+        drawn(
             lambda theme: draw_trajectories(
                 _layout(config["task"]), paths, disc=(disc.center, disc.radius), theme=theme
             ),
@@ -191,15 +191,6 @@ def _composition_blocks(
         Code(str(composed.search)),
         Code(str(kept_out.explain()) if isinstance(kept_out, ComposedPolicy) else ""),
     ]
-
-
-def _picture(draw: Any, alt: str, caption: str = "") -> Block:
-    """Return a figure block drawn for light and for dark pages."""
-    from genpolicy.evaluation.plot_style import light_and_dark
-    from genpolicy.evaluation.report import Figure
-
-    light, dark = light_and_dark(draw)
-    return Figure(png=light, dark_png=dark, alt=alt, caption=caption)
 
 
 def _layout(task: str) -> Any:
@@ -222,20 +213,21 @@ def _paths(
 
 def _learning_picture(out: Path, key: str, label: str) -> Block:
     from genpolicy.evaluation.plots import draw_learning_curves
+    from genpolicy.evaluation.report import drawn
 
     curves = _curves(out, key)
-    return _picture(
+    return drawn(
         lambda theme: draw_learning_curves(curves, ylabel=label, log_y=True, theme=theme), label
     )
 
 
 def _curves(out: Path, key: str) -> dict[str, Any]:
     from genpolicy.evaluation.plots import Curve
+    from genpolicy.training.run_folder import RunFolder
 
     curves = {}
     for name in LEARNED:
-        text = (out / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
+        lines = RunFolder(out / "runs" / name).read_metrics()
         points = [(line["step"], line[key]) for line in lines if key in line]
         if points:
             steps, values = zip(*points, strict=True)
@@ -259,6 +251,7 @@ def _action_blocks(task: str, policies: Mapping[str, Policy], seeds: Sequence[in
     """Return pictures of sampled first actions and of sampled chunks at the starts of episodes."""
     from genpolicy.evaluation.action_plots import draw_action_distributions, draw_chunk_fan
     from genpolicy.evaluation.probe import sample_chunks
+    from genpolicy.evaluation.report import drawn
 
     panels: dict[str, dict[str, np.ndarray]] = {}
     fans: dict[str, np.ndarray] = {}
@@ -274,14 +267,14 @@ def _action_blocks(task: str, policies: Mapping[str, Policy], seeds: Sequence[in
     limits = np.array([[-1.1, -1.1], [1.1, 1.1]])
     executed = policies["flow"].spec.executed
     return [
-        _picture(
+        drawn(
             lambda theme: draw_action_distributions(
                 panels, names=("force 1", "force 2"), limits=limits, theme=theme
             ),
             "first executed actions",
             "200 samples of the first executed action at three starts.",
         ),
-        _picture(
+        drawn(
             lambda theme: draw_chunk_fan(
                 fans, executed=executed, names=("force 1", "force 2"), theme=theme
             ),

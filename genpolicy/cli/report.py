@@ -35,10 +35,12 @@ def run(argv: Sequence[str]) -> int:
     from genpolicy.reporting.tensorboard import link_tensorboard
 
     formats = get_args(Format)
-    paths = [a for a in argv if not a.startswith("-") and "=" not in a and a not in formats]
-    rest = [a for a in argv if a not in paths]
+    given = _joined(argv)
+    paths = [a for a in given if not a.startswith("-") and "=" not in a]
     options, flags = read_options(
-        _joined(rest), known=("format", "baseline", "out"), flags=("--videos",)
+        [a for a in given if a not in paths],
+        known=("format", "baseline", "out"),
+        flags=("--videos",),
     )
     if not paths:
         raise UsageError("report needs a sweep or runs, for example: genpolicy report sweeps/NAME")
@@ -61,7 +63,9 @@ def run(argv: Sequence[str]) -> int:
     out = Path(str(options.get("out") or sweep.folder))
     for path in write_report_files(report, out, formats=wanted):
         print(path)
-    link_tensorboard(sweep)
+    events = link_tensorboard(sweep)
+    if events is not None:
+        print(f"curves: tensorboard --logdir {events}")
     return 0
 
 

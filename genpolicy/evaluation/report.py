@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from genpolicy.errors import UsageError
 from genpolicy.evaluation.latency import Latency
@@ -26,6 +26,11 @@ from genpolicy.evaluation.records import (
     format_interval,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+    from genpolicy.evaluation.plot_style import Theme
+
 __all__ = [
     "Block",
     "Code",
@@ -38,6 +43,7 @@ __all__ = [
     "Text",
     "comparison_table",
     "differences_table",
+    "drawn",
     "flatten_config",
     "latency_table",
     "render_report",
@@ -45,6 +51,20 @@ __all__ = [
     "results_table",
     "write_report",
 ]
+
+
+def drawn(draw: Callable[[Theme], MatplotlibFigure], alt: str, caption: str = "") -> Figure:
+    """Return a block with a picture drawn for light and for dark pages.
+
+    Args:
+        draw: makes the figure with a given theme.
+        alt: what it shows.
+        caption: text below it.
+    """
+    from genpolicy.evaluation.plot_style import light_and_dark
+
+    light, dark = light_and_dark(draw)
+    return Figure(png=light, dark_png=dark, alt=alt, caption=caption)
 
 
 def results_table(

@@ -35,6 +35,7 @@ __all__ = [
     "Profile",
     "RunStatistic",
     "aggregate",
+    "aggregates",
     "crossed_difference",
     "performance_profile",
     "probability_of_improvement",
@@ -109,12 +110,32 @@ def aggregate(
     Raises:
         UsageError: for no tasks, or an unknown statistic or way to resample.
     """
-    reduce = _reduction(statistic, gamma)
+    options = {"resample": resample, "gamma": gamma, "confidence": confidence}
+    found = aggregates(tasks, (statistic,), **options, seed=seed, n_resamples=n_resamples)
+    return found[statistic]
+
+
+def aggregates(
+    tasks: Sequence[TaskScores],
+    statistics: Sequence[RunStatistic],
+    *,
+    resample: Resample = "seeds and episodes",
+    gamma: float = 1.0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
+) -> dict[RunStatistic, Estimate]:
+    """Return several figures as ``aggregate`` does one, from the same resamples."""
     _check(tasks, resample, confidence, who="aggregate")
+    reductions = {name: _reduction(name, gamma) for name in statistics}
     rng = np.random.default_rng(derive_seed(seed, "aggregate", resample))
-    value = float(reduce([task.scores[None] for task in tasks])[0])
-    drawn = reduce([task.resampled(rng, n_resamples, resample) for task in tasks])
-    return Estimate(value, _interval(drawn, tasks, resample, confidence), *_counts(tasks))
+    drawn = [task.resampled(rng, n_resamples, resample) for task in tasks]
+    scores = [task.scores[None] for task in tasks]
+    found: dict[RunStatistic, Estimate] = {}
+    for name, reduce in reductions.items():
+        interval = _interval(reduce(drawn), tasks, resample, confidence)
+        found[name] = Estimate(float(reduce(scores)[0]), interval, *_counts(tasks))
+    return found
 
 
 def performance_profile(

@@ -151,12 +151,13 @@ def build_report(sweep: Sweep, *, baseline: str | None = None, videos: bool = Fa
         UsageError: for an unknown baseline, or two runs that nothing sets apart.
     """
     cells = cells_of(sweep.entries)
+    paired = _paired(cells, baseline)
     figures = figures_of(cells)
     sections = [
         Section("Overview", _overview(sweep, cells)),
         Section("Results", _results(cells, figures)),
         Section("Over tasks", _over_tasks(cells, baseline)),
-        Section("Paired differences", _paired(cells, baseline)),
+        Section("Paired differences", paired),
         Section("Published scores", _published(cells)),
         Section(
             "Learning",

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from genpolicy.errors import UsageError
 from genpolicy.evaluation import (
     Estimate,
     TaskScores,
     aggregate,
+    aggregates,
     crossed_difference,
     probability_of_improvement,
 )
 from genpolicy.evaluation.records import count, format_figure, format_interval
 from genpolicy.evaluation.report import Table
+from genpolicy.evaluation.run_statistics import RunStatistic
 from genpolicy.published import PublishedScore, published_method, published_scores
 from genpolicy.reporting.cells import Cell, metric_scale
 
@@ -31,7 +34,7 @@ __all__ = [
     "with_interval",
 ]
 
-AGGREGATES = ("iqm", "mean", "median", "optimality gap")
+AGGREGATES: tuple[RunStatistic, ...] = ("iqm", "mean", "median", "optimality gap")
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def aggregate_table(comparison: Comparison) -> Table:
     """Return IQM, mean, median and optimality gap over the tasks of a comparison."""
     rows = []
     for label, tasks in comparison.methods.items():
-        found = [aggregate(tasks, statistic=name) for name in AGGREGATES]
+        found = list(aggregates(tasks, AGGREGATES).values())
         first = found[0]
         n = f"{count(first.n_tasks, 'task')}, {first.n_runs} runs, {first.n_episodes} episodes"
         rows.append([label, *(with_interval(estimate) for estimate in found), n])
@@ -151,8 +154,8 @@ def improvement_table(comparison: Comparison) -> Table:
             row.append(with_interval(found))
         rows.append([*row, sum(len(task.runs) for task in comparison.methods[x])])
     caption = (
-        f"Checkpoint {comparison.checkpoint}: P(row > column), mean over {len(comparison.tasks)} "
-        "tasks; an interval that holds 0.5 decides nothing."
+        f"Checkpoint {comparison.checkpoint}: P(row > column), mean over "
+        f"{count(len(comparison.tasks), 'task')}; an interval that holds 0.5 decides nothing."
     )
     return Table(["method", *labels, "runs"], rows, caption)
 
@@ -260,8 +263,8 @@ def order_table(cells: Sequence[Cell], checkpoint: str) -> Table:
             continue
         order = [", ".join(sorted(by, key=lambda m: -by[m])) for by in (ours, theirs)]
         labels = list(ours)
-        tau = kendalltau([ours[m] for m in labels], [theirs[m] for m in labels]).statistic
-        rows.append([task, *order, float(tau), len(labels)])
+        tau: Any = kendalltau([ours[m] for m in labels], [theirs[m] for m in labels])
+        rows.append([task, *order, float(tau.statistic), len(labels)])
     caption = (
         f"Checkpoint {checkpoint}: methods from best to worst, and the rank correlation of the two "
         "orders (1: the same, -1: reversed). With few methods it says little."

@@ -1,16 +1,8 @@
 """Training runs and jobs of a sweep as they lie on disk: labels, status, configuration, results.
 
-A sweep is a folder of jobs::
-
-    sweep.json               name, creation, command, keys of its jobs in order, versions, launcher
-    ledger.jsonl             one line per event of a job: started, finished, failed, interrupted
-    jobs/KEY/job.json        labels, resolved configurations, the command that repeats the run
-    jobs/KEY/run/            a run folder
-    jobs/KEY/evaluations/    last/ and best/ with records.jsonl and result.json
-    jobs/KEY/log.txt         output
-
-A run folder by itself (``genpolicy train``) is an entry too; its evaluations are those below its
-own ``evaluations/``. Nothing here writes, and nothing needs a simulator or Lightning.
+A job of a sweep (``sweeps/folder.py``) is an entry, and so is a run folder by itself
+(``genpolicy train``), whose evaluations are those below its own ``evaluations/``. Nothing here
+writes, and nothing needs a simulator.
 """
 
 from __future__ import annotations
@@ -28,10 +20,9 @@ from genpolicy.policies import read_card
 from genpolicy.reporting.evaluations import (
     EvaluationOf,
     read_evaluations,
-    read_json,
-    read_lines,
     step_of,
 )
+from genpolicy.sweeps.folder import JobState, SweepFolder
 from genpolicy.training.run_folder import RunFolder
 
 __all__ = ["Entry", "Status", "Sweep", "read_entries", "read_entry", "read_sweep"]
@@ -242,75 +233,66 @@ def read_entry(path: str | Path) -> Entry:
     )
 
 
-def _read_sweep(folder: Path) -> Sweep:
-    head = read_json(folder / "sweep.json")
-    events: dict[str, list[dict[str, Any]]] = {}
-    for event in read_lines(folder / "ledger.jsonl"):
-        events.setdefault(str(event.get("key")), []).append(event)
-    is_held = lock_holder(folder) is not None
+def _read_sweep(path: Path) -> Sweep:
+    folder = SweepFolder(path)
+    content, states = folder.content(), folder.states()
+    is_held = lock_holder(path) is not None
     entries = [
-        _read_job(folder / "jobs" / key, events.get(key, []), sweep_runs=is_held)
-        for key in head.get("jobs", [])
+        _read_job(folder, key, states.get(key, JobState()), is_held) for key in content["jobs"]
     ]
     return Sweep(
-        name=str(head.get("name", folder.name)),
-        folder=folder,
+        name=str(content.get("name", path.name)),
+        folder=path,
         entries=tuple(entries),
-        created=str(head.get("created", "")),
-        command=str(head.get("command", "")),
-        versions=dict(head.get("versions") or {}),
-        launcher=dict(head.get("launcher") or {}),
+        created=str(content.get("created", "")),
+        command=str(content.get("command", "")),
+        versions=dict(content.get("versions") or {}),
+        launcher=dict(content.get("launcher") or {}),
     )
 
 
-def _read_job(folder: Path, events: list[dict[str, Any]], *, sweep_runs: bool) -> Entry:
-    job = read_json(folder / "job.json")
-    run = folder / "run"
-    evaluations, problems = read_evaluations(folder / "evaluations", run)
-    status, reason = _status(events, run, sweep_runs)
-    if status == "finished" and not evaluations and job.get("reported", True):
-        status, reason = "incomplete", "; ".join(problems) or "it has no evaluation"
-    seconds = [float(e["seconds"]) for e in events if e.get("seconds") is not None]
-    log = folder / "log.txt"
+def _read_job(folder: SweepFolder, key: str, state: JobState, is_held: bool) -> Entry:
+    job, run, home = folder.job(key), folder.run_folder(key), folder.job_folder(key)
+    evaluations, problems = read_evaluations(home / "evaluations", run)
+    status, reason = _status(state, is_held or lock_holder(run) is not None)
+    wanted = list(job.evaluate.get("checkpoints", ("last", "best"))) if job.reported else []
+    missing = [name for name in wanted if name not in {e.checkpoint for e in evaluations}]
+    if status == "finished" and missing:
+        status = "incomplete"
+        reason = "; ".join(problems) or f"it has no evaluation of {' and '.join(missing)}"
+    log = home / "log.txt"
     return Entry(
-        name=folder.name,
+        name=key,
         folder=run,
-        labels=dict(job["labels"]),
+        labels=dict(job.labels),
         status=status,
         reason=reason,
-        config=dict(job.get("train") or {}),
-        command=str(job.get("command", "")),
+        config=dict(job.train),
+        command=job.command,
         evaluations=evaluations,
         problems=problems,
         dataset=_dataset(run),
         step=step_of(run / "last"),
-        is_reported=bool(job.get("reported", True)),
-        needs=dict(job.get("needs") or {}),
-        seconds=sum(seconds) if seconds else None,
-        n_attempts=sum(e.get("event") == "started" for e in events),
+        is_reported=job.reported,
+        needs=dict(job.needs),
+        seconds=state.seconds if state.attempts else None,
+        n_attempts=state.attempts,
         log=log if log.is_file() else None,
     )
 
 
-def _status(events: list[dict[str, Any]], run: Path, sweep_runs: bool) -> tuple[Status, str]:
+def _status(state: JobState, is_held: bool) -> tuple[Status, str]:
     """Return what became of a job by its newest event, and why."""
-    if not events:
+    if state.event is None:
         return "waiting", "not started"
-    newest = events[-1]
-    where = f"pid {newest.get('pid', '?')} on {newest.get('host', '?')}"
-    kind = newest.get("event")
-    if kind == "started":
-        if sweep_runs or lock_holder(run) is not None:
-            return "running", where
-        return "interrupted", f"{where} ended without a word; `genpolicy sweep resume=` runs it"
-    if kind == "finished":
-        return "finished", ""
-    reason = str(newest.get("reason") or "no reason given")
-    if kind == "failed":
-        return "failed", reason
-    if kind == "interrupted":
-        return "interrupted", reason
-    raise DataError(f"the sweep's ledger has an unknown event {kind!r}; upgrade genpolicy")
+    if state.event == "started":
+        if is_held:
+            return "running", f"since {state.time}"
+        return "interrupted", f"started {state.time} and ended without a word"
+    if state.event not in ("finished", "failed", "interrupted"):
+        raise DataError(f"the sweep's ledger has an unknown event {state.event!r}")
+    is_over = state.event == "finished"
+    return state.event, "" if is_over else state.reason or "no reason given"
 
 
 def _dataset(run: Path) -> dict[str, Any]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from genpolicy.errors import DataError, GenpolicyError
 from genpolicy.evaluation import EvalResult, read_ledger
 
-__all__ = ["EvaluationOf", "read_evaluations", "read_json", "read_lines", "step_of"]
-
-_SCHEMA = 1
+__all__ = ["EvaluationOf", "read_evaluations", "step_of"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ def read_evaluations(folder: Path, run: Path) -> tuple[tuple[EvaluationOf, ...],
             name = _checkpoint_name(child.name, result)
             _check_current(run, name, result)
             found.append(EvaluationOf(name, child, result))
-        except (GenpolicyError, KeyError, TypeError, ValueError) as error:
+        except GenpolicyError as error:
             problems.append(f"evaluation {child.name}: {error}")
     return tuple(found), tuple(problems)
 
@@ -57,7 +54,10 @@ def _read_result(folder: Path) -> EvalResult:
     """
     file = folder / "result.json"
     if file.is_file():
-        return EvalResult.from_json(read_json(file))
+        try:
+            return EvalResult.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{file} is damaged ({error!r}); evaluate the run again") from error
     return read_ledger(folder / "records.jsonl").result()
 
 
@@ -90,39 +90,3 @@ def step_of(link: Path) -> int | None:
     """Return the step of the checkpoint that a run's link means; None without one."""
     name = link.resolve().name if link.is_symlink() else ""
     return int(name.removeprefix("step-")) if name.startswith("step-") else None
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the content of a JSON file of a sweep or an evaluation.
-
-    Raises:
-        DataError: when it is missing, damaged or of a newer schema.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read ({error})") from error
-    schema = content.get("schema", 1) if isinstance(content, dict) else None
-    if schema is None or schema > _SCHEMA:
-        raise DataError(
-            f"{file} has schema {schema}, this genpolicy reads {_SCHEMA}; upgrade genpolicy"
-        )
-    return content
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a ledger; a last line torn by a kill is left out."""
-    if not file.exists():
-        return []
-    lines = []
-    raw = file.read_text(encoding="utf-8").split("\n")
-    for number, text in enumerate(raw, start=1):
-        if not text:
-            continue
-        try:
-            lines.append(json.loads(text))
-        except ValueError as error:
-            if number == len(raw):
-                break
-            raise DataError(f"{file} is damaged in line {number} ({error})") from error
-    return lines

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genpolicy.evaluation import Estimate, Interval, aggregate, t_interval
+from genpolicy.evaluation import Estimate, Interval, aggregate, aggregates, t_interval
 from genpolicy.evaluation.records import format_interval
 from genpolicy.evaluation.report import Table
 from genpolicy.reporting.cells import Cell
@@ -47,16 +47,17 @@ def figures_of(cells: Sequence[Cell]) -> list[Figures]:
         shared = set.intersection(*(set(result.metric_names) for result in cell.results))
         for metric in (name for name in cell.results[0].metric_names if name in shared):
             tasks = [cell.scores(metric)]
+            figures = aggregates(tasks, ("mean", "iqm", "median"))
             found.append(
                 Figures(
                     cell,
                     metric,
-                    aggregate(tasks),
-                    aggregate(tasks, resample="seeds").interval,
-                    aggregate(tasks, resample="episodes").interval,
-                    t_interval(tasks[0]),
-                    aggregate(tasks, statistic="iqm"),
-                    aggregate(tasks, statistic="median"),
+                    mean=figures["mean"],
+                    over_seeds=aggregate(tasks, resample="seeds").interval,
+                    over_episodes=aggregate(tasks, resample="episodes", n_resamples=1999).interval,
+                    over_t=t_interval(tasks[0]),
+                    iqm=figures["iqm"],
+                    median=figures["median"],
                 )
             )
     return found

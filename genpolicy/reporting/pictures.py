@@ -11,15 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from genpolicy.evaluation import (
-    TaskScores,
     aggregate,
     performance_profile,
     probability_of_improvement,
-    t_interval,
 )
-from genpolicy.evaluation.plot_style import Theme, light_and_dark
+from genpolicy.evaluation.plot_style import Theme
 from genpolicy.evaluation.plots import Curve, draw_intervals, draw_learning_curves, draw_profiles
-from genpolicy.evaluation.report import Block, Figure, Film, Text
+from genpolicy.evaluation.records import count
+from genpolicy.evaluation.report import Block, Figure, Film, Text, drawn
 from genpolicy.evaluation.statistics import Interval
 from genpolicy.reporting.cells import Cell
 from genpolicy.reporting.comparison import Comparison
@@ -36,12 +35,6 @@ __all__ = [
 ]
 
 
-def picture(draw: Callable[[Theme], MatplotlibFigure], alt: str, caption: str = "") -> Figure:
-    """Return a block with a picture drawn for light and for dark pages."""
-    light, dark = light_and_dark(draw)
-    return Figure(png=light, dark_png=dark, alt=alt, caption=caption)
-
-
 def interval_pictures(cells: Sequence[Cell]) -> dict[str, Figure]:
     """Return for every task the means of all methods and checkpoints with their intervals."""
     found = {}
@@ -55,7 +48,7 @@ def interval_pictures(cells: Sequence[Cell]) -> dict[str, Figure]:
             label = f"{_short(cell.label)}, {cell.checkpoint} ({cell.n_text})"
             rows.append((label, estimate.value, interval))
         metric = next(cell.primary for cell in cells if cell.task == task)
-        found[task] = picture(
+        found[task] = drawn(
             _intervals(rows, f"{task}: {metric}", None),
             f"means and intervals on {task}",
             f"{task}: mean {metric}, 95% bootstrap over seeds and episodes; over episodes alone "
@@ -80,10 +73,10 @@ def aggregate_picture(comparison: Comparison) -> Figure:
     for label, tasks in comparison.methods.items():
         found = aggregate(tasks, statistic="iqm")
         rows.append((f"{_short(label)} ({found.n_runs} runs)", found.value, found.interval))
-    return picture(
+    return drawn(
         _intervals(rows, "interquartile mean over tasks and runs", None),
         f"interquartile means, {comparison.checkpoint}",
-        f"Interquartile mean over {len(comparison.tasks)} tasks, checkpoint "
+        f"Interquartile mean over {count(len(comparison.tasks), 'task')}, checkpoint "
         f"{comparison.checkpoint}; 95% bootstrap over seeds and episodes.",
     )
 
@@ -97,10 +90,10 @@ def profile_picture(comparison: Comparison) -> Figure:
         _short(label): performance_profile(tasks, levels)
         for label, tasks in comparison.methods.items()
     }
-    return picture(
+    return drawn(
         lambda theme: draw_profiles(profiles, xlabel="score of a run", theme=theme),
         f"performance profiles, {comparison.checkpoint}",
-        f"Share of runs above a score, over {len(comparison.tasks)} tasks, checkpoint "
+        f"Share of runs above a score, over {count(len(comparison.tasks), 'task')}, checkpoint "
         f"{comparison.checkpoint}; pointwise 95% bands over seeds and episodes.",
     )
 
@@ -117,11 +110,11 @@ def improvement_picture(comparison: Comparison, baseline: str | None) -> Figure 
             x, y = comparison.methods[label], comparison.methods[base]
             found = probability_of_improvement(x, y)
             rows.append((_short(label), found.value, found.interval))
-    return picture(
+    return drawn(
         _intervals(rows, f"P(method > {_short(base)})", 0.5),
         f"probability of improvement over {base}, {comparison.checkpoint}",
-        f"Probability that a run beats one of {base}, over {len(comparison.tasks)} tasks; 95% "
-        "bootstrap over seeds and episodes.",
+        f"Probability that a run beats one of {base}, over {count(len(comparison.tasks), 'task')}; "
+        "95% bootstrap over seeds and episodes.",
     )
 
 
@@ -149,12 +142,12 @@ def learning_pictures(entries: Sequence[Entry], metrics: Mapping[str, str]) -> l
 
 
 def _learning_picture(task: str, key: str, curves: Mapping[str, Curve]) -> Figure:
-    caption = f"{task}: {key} over training, mean over training seeds"
-    caption += " with a 95% t interval where there are two or more."
+    caption = f"{task}: {key} over training, mean over training seeds, with a band "
+    caption += "from the lowest to the highest of them."
     if "loss" in key:
         caption += " Losses of different methods measure different things: compare a curve with "
         caption += "itself only."
-    return picture(
+    return drawn(
         lambda theme: draw_learning_curves(curves, ylabel=key, theme=theme),
         f"{key} over training on {task}",
         caption,
@@ -181,8 +174,7 @@ def _curves(
         values = np.array([[points[step] for step in steps] for points in series])
         low = high = None
         if len(series) > 1:
-            ends = [t_interval(TaskScores(tuple(column[:, None]))) for column in values.T]
-            low, high = [end.low for end in ends], [end.high for end in ends]
+            low, high = values.min(axis=0).tolist(), values.max(axis=0).tolist()
         n = f"{len(series)} seed" + ("s" if len(series) > 1 else "")
         found[f"{_short(method)} ({n})"] = Curve(steps, values.mean(axis=0).tolist(), low, high)
     return found
@@ -191,7 +183,10 @@ def _curves(
 def films(cells: Sequence[Cell], *, videos: bool, per_cell: int = 1) -> list[Block]:
     """Return filmstrips of evaluations that were filmed, and the films where ``videos`` is set."""
     blocks: list[Block] = []
+    of_last = {(cell.label, cell.task) for cell in cells if cell.checkpoint == "last"}
     for cell in cells:
+        if cell.checkpoint != "last" and (cell.label, cell.task) in of_last:
+            continue
         strips: list[Path] = []
         for entry in cell.entries:
             for evaluation in entry.evaluations:
@@ -212,13 +207,17 @@ def weight_curves(sweep: Sweep) -> list[Block]:
 
     blocks: list[Block] = []
     for file in sorted(sweep.folder.rglob("result.json")):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        where = file.parent.relative_to(sweep.folder)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            blocks.append(Text(f"{where}/result.json is damaged: {error}"))
+            continue
         if not isinstance(content, dict) or not {"candidates", "operator"} <= set(content):
             continue
         search = WeightSearch.from_json(content)
-        where = file.parent.relative_to(sweep.folder)
         blocks.append(
-            picture(
+            drawn(
                 lambda theme, search=search: draw_weight_curve(search, theme=theme),
                 f"weight search {where}",
                 f"{where}: {search.operator} of {len(search.members)} policies, {search.verdict}.",
