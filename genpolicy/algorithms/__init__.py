@@ -1,5 +1,6 @@
 """Algorithms: one LightningModule per file; a reader sees the whole update in ``training_step``."""
 
+from genpolicy.algorithms.anchor_seeking import AnchorSeeking
 from genpolicy.algorithms.awr import AWR
 from genpolicy.algorithms.common import OptimizerSettings
 from genpolicy.algorithms.consistency_ac import ConsistencyAC
@@ -12,6 +13,7 @@ from genpolicy.algorithms.flow_bc import FlowBC
 from genpolicy.algorithms.fql import FQL
 from genpolicy.algorithms.idql import IDQL
 from genpolicy.algorithms.iql import IQL
+from genpolicy.algorithms.mopo import MOPO
 from genpolicy.algorithms.rebrac import ReBRAC
 from genpolicy.algorithms.trajectory_distillation import TrajectoryDistillation
 
@@ -21,6 +23,8 @@ __all__ = [
     "FQL",
     "IDQL",
     "IQL",
+    "MOPO",
+    "AnchorSeeking",
     "ConsistencyAC",
     "ConsistencyBC",
     "ConsistencyDistillation",

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -28,7 +28,7 @@ from torch import Tensor
 from genpolicy.errors import UsageError
 from genpolicy.seeding import generator_from
 
-__all__ = ["BatchStream", "Gatherable", "OrderedBatches"]
+__all__ = ["BatchStream", "Gatherable", "OrderedBatches", "join_batches", "rows_of_batch"]
 
 BatchT = TypeVar("BatchT", covariant=True)
 
@@ -159,3 +159,17 @@ class OrderedBatches(Generic[BatchT]):
         """Yield the batches."""
         for begin in range(0, len(self._index), self.batch_size):
             yield self.data.gather(self._index[begin : begin + self.batch_size])
+
+
+def join_batches(parts: Sequence[Any]) -> Any:
+    """Return batches with the same entries, nested in mappings, as one, row after row."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return {key: join_batches([part[key] for part in parts]) for key in parts[0]}
+
+
+def rows_of_batch(batch: Any, index: Int[Tensor, " rows"]) -> Any:
+    """Return the given rows of a batch, whose entries may be nested in mappings."""
+    if isinstance(batch, Tensor):
+        return batch[index]
+    return {key: rows_of_batch(value, index) for key, value in batch.items()}

@@ -306,6 +306,20 @@ class Normalizer(nn.Module):
             )
         return {key: self._field(key).normalize(obs[key]) for key in self._keys}
 
+    def denormalize_obs(self, obs: Obs) -> dict[str, Tensor]:
+        """Return normalised observations ``(..., *shape)`` by key in physical units.
+
+        Raises:
+            UsageError: for a key without statistics.
+        """
+        unknown = sorted(set(obs) - set(self._keys))
+        if unknown:
+            raise UsageError(
+                f"Normalizer: observation keys {unknown} have no statistics; known keys: "
+                f"{', '.join(self._keys)}"
+            )
+        return {key: self._field(key).denormalize(value) for key, value in obs.items()}
+
     def normalize_action(self, action: Tensor) -> Tensor:
         """Normalise actions of shape ``(..., action_dim)``."""
         return self._action.normalize(action)

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from genpolicy.data.batches import BatchStream, Gatherable
+from genpolicy.data.batches import BatchStream, Gatherable, join_batches
 from genpolicy.data.episodes import Episodes
 from genpolicy.data.joining import join_episodes
 from genpolicy.errors import UsageError
@@ -92,12 +91,4 @@ class ReplayBuffer:
             for source, index in ((self.offline, old), (self._online, new))
             if len(index)
         ]
-        return parts[0] if len(parts) == 1 else _joined(parts)
-
-
-def _joined(parts: list[Any]) -> Any:
-    """Return batches of the same entries as one, row after row."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat(parts)
-    return {key: _joined([part[key] for part in parts]) for key in first}
+        return parts[0] if len(parts) == 1 else join_batches(parts)

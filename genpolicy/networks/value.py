@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from genpolicy.networks.checks import check_sizes
 from genpolicy.networks.embeddings import Activation, activation_layer
+from genpolicy.networks.stacked import StackedLinear
 
-__all__ = ["QNetwork", "ValueNetwork"]
+__all__ = ["QFunctions", "QNetwork", "ValueNetwork"]
 
 
 class ValueNetwork(nn.Module):
@@ -57,7 +58,67 @@ class ValueNetwork(nn.Module):
         return self.layers(features.flatten(1).to(torch.float32)).squeeze(-1)
 
 
-class QNetwork(nn.Module):
+class QFunctions(nn.Module, ABC):
+    """Several perceptrons of the same sizes that end in a number, run as one.
+
+    Args:
+        n_critics: perceptrons; 2 are twin critics.
+        n_in: inputs of each.
+        width: hidden units of a layer.
+        n_layers: hidden layers.
+        activation: of the hidden layers.
+        layer_norm: normalize each hidden layer after its activation.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_critics: int,
+        n_in: int,
+        width: int,
+        n_layers: int,
+        activation: Activation,
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.n_critics = n_critics
+        self.activation = activation_layer(activation)
+        sizes = [n_in] + [width] * n_layers + [1]
+        self.layers = nn.ModuleList(
+            [StackedLinear(n_critics, before, after) for before, after in pairwise(sizes)]
+        )
+        self.norms = nn.ModuleList(
+            [_StackNorm(n_critics, width) if layer_norm else _NoNorm() for _ in range(n_layers)]
+        )
+
+    @abstractmethod
+    def inputs(self, features: Tensor, actions: Tensor, chosen: slice) -> Tensor:
+        """Return the inputs of the chosen critics, ``(critics, batch, n_in)``."""
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch n_obs_steps obs_dim"],
+        actions: Float[Tensor, "batch n_actions action"],
+        *,
+        only: int | None = None,
+    ) -> Float[Tensor, "critics batch"]:
+        """Return the values of the actions, one row per critic.
+
+        Args:
+            features: of the observations, from an encoder.
+            actions: normalized.
+            only: number of the one critic that is wanted; None is all.
+        """
+        chosen = slice(None) if only is None else slice(only, only + 1)
+        # Values are differences of large numbers: never in low precision.
+        with torch.autocast(features.device.type, enabled=False):
+            h = self.inputs(features.float(), actions.float(), chosen)
+            for layer, norm in zip(list(self.layers)[:-1], self.norms, strict=True):
+                h = norm(self.activation(layer(h, chosen)), chosen)  # (critics, batch, width)
+            return self.layers[-1](h, chosen).squeeze(-1)  # (critics, batch)
+
+
+class QNetwork(QFunctions):
     """Several perceptrons of the same sizes from features and actions to a number, run as one.
 
     Args:
@@ -92,59 +153,22 @@ class QNetwork(nn.Module):
         activation: Activation = "mish",
         layer_norm: bool = False,
     ) -> None:
-        super().__init__()
         check_sizes("QNetwork", n_obs_steps=n_obs_steps, obs_dim=obs_dim, n_actions=n_actions)
         check_sizes("QNetwork", action_dim=action_dim, n_critics=n_critics, width=width)
         check_sizes("QNetwork", n_layers=n_layers)
-        self.n_critics = n_critics
-        self.activation = activation_layer(activation)
-        n_in = n_obs_steps * obs_dim + n_actions * action_dim
-        sizes = [n_in] + [width] * n_layers + [1]
-        self.layers = nn.ModuleList(
-            [_Stack(n_critics, before, after) for before, after in pairwise(sizes)]
-        )
-        self.norms = nn.ModuleList(
-            [_StackNorm(n_critics, width) if layer_norm else _NoNorm() for _ in range(n_layers)]
+        super().__init__(
+            n_critics=n_critics,
+            n_in=n_obs_steps * obs_dim + n_actions * action_dim,
+            width=width,
+            n_layers=n_layers,
+            activation=activation,
+            layer_norm=layer_norm,
         )
 
-    def forward(
-        self,
-        features: Float[Tensor, "batch n_obs_steps obs_dim"],
-        actions: Float[Tensor, "batch n_actions action"],
-        *,
-        only: int | None = None,
-    ) -> Float[Tensor, "critics batch"]:
-        """Return the values of the actions, one row per critic.
-
-        Args:
-            features: of the observations, from an encoder.
-            actions: normalized.
-            only: number of the one critic that is wanted; None is all.
-        """
-        chosen = slice(None) if only is None else slice(only, only + 1)
-        n = self.n_critics if only is None else 1
-        # Values are differences of large numbers: never in low precision.
-        with torch.autocast(features.device.type, enabled=False):
-            x = torch.cat([features.flatten(1).float(), actions.flatten(1).float()], dim=-1)
-            h = x.unsqueeze(0).expand(n, -1, -1)  # (critics, batch, inputs)
-            for layer, norm in zip(list(self.layers)[:-1], self.norms, strict=True):
-                h = norm(self.activation(layer(h, chosen)), chosen)  # (critics, batch, width)
-            return self.layers[-1](h, chosen).squeeze(-1)  # (critics, batch)
-
-
-class _Stack(nn.Module):
-    """One linear layer per critic, initialised as ``nn.Linear`` is."""
-
-    def __init__(self, n: int, n_in: int, n_out: int) -> None:
-        super().__init__()
-        limit = 1.0 / math.sqrt(n_in)
-        self.weight = nn.Parameter(torch.empty(n, n_in, n_out).uniform_(-limit, limit))
-        self.bias = nn.Parameter(torch.empty(n, 1, n_out).uniform_(-limit, limit))
-
-    def forward(
-        self, x: Float[Tensor, "n batch n_in"], chosen: slice
-    ) -> Float[Tensor, "n batch n_out"]:
-        return torch.baddbmm(self.bias[chosen], x, self.weight[chosen])
+    def inputs(self, features: Tensor, actions: Tensor, chosen: slice) -> Tensor:
+        """Return features and actions side by side, the same for every critic."""
+        x = torch.cat([features.flatten(1), actions.flatten(1)], dim=-1)
+        return x.expand(len(range(self.n_critics)[chosen]), -1, -1)  # (critics, batch, n_in)
 
 
 class _StackNorm(nn.Module):

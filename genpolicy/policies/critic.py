@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from genpolicy.config import build
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.errors import UsageError, nearest
-from genpolicy.networks import QNetwork, ValueNetwork
+from genpolicy.networks import QFunctions, ValueNetwork
 from genpolicy.policies.base import Policy
+from genpolicy.policies.encoders import build_encoder
 from genpolicy.shapes import Chunk, Cond, Obs, TaskSpec
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Critic(nn.Module):
         spec: TaskSpec,
         normalizer: Normalizer,
         encoder: nn.Module,
-        q: QNetwork,
+        q: QFunctions,
         value: ValueNetwork | None = None,
         aggregate: Aggregate = "min",
     ) -> None:
@@ -159,7 +160,7 @@ def build_critic(config: Mapping[str, Any], *, spec: TaskSpec, normalizer: Norma
             raise UsageError(
                 f"critic: {name} is {given}, which names no network; choose critic={kinds}"
             )
-    encoder = build(config["encoder"], obs_shapes=spec.obs_shapes)
+    encoder = build_encoder(config["encoder"], spec)
     sizes = {"n_obs_steps": spec.n_obs_steps, "obs_dim": encoder.obs_dim}
     value = None if config["value"] is None else build(config["value"], **sizes)
     q = build(config["q"], **sizes, n_actions=spec.n_action_steps, action_dim=spec.action_dim)

@@ -26,6 +26,7 @@ from genpolicy.errors import UsageError
 from genpolicy.native import Source
 from genpolicy.paths import Path
 from genpolicy.policies.denoising import DenoisingPolicy
+from genpolicy.policies.encoders import build_encoder
 from genpolicy.sampling import Sampler
 from genpolicy.shapes import Chunk, Cond, Obs, TaskSpec
 
@@ -152,7 +153,7 @@ def build_policy(
             f"policy: missing entries {sorted(needed - set(config))}, unknown entries "
             f"{sorted(unknown)}; expected {sorted(needed)} and optionally rows_per_block"
         )
-    encoder = build(config["encoder"], obs_shapes=spec.obs_shapes)
+    encoder = build_encoder(config["encoder"], spec)
     kind = resolve_target(str(config["denoiser"].get("_target_")))
     network = build(
         config["network"],

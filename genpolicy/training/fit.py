@@ -43,13 +43,14 @@ from genpolicy.training.callbacks import (
     StopWhenNotFinite,
 )
 from genpolicy.training.measure import Measure
-from genpolicy.training.online import (
-    Interaction,
-    OnlineSettings,
+from genpolicy.training.online import Interaction, OnlineSettings
+from genpolicy.training.run_folder import RunFolder
+from genpolicy.training.sources import (
     continue_from,
+    take_anchors,
+    take_returns,
     take_statistics,
 )
-from genpolicy.training.run_folder import RunFolder
 from genpolicy.training.state_io import FolderCheckpointIO
 
 __all__ = ["resume", "train"]
@@ -143,7 +144,10 @@ def _fit(
     online: dict[str, Any] | None = copy.deepcopy(config.get("online"))
     source = None if online is None else online.pop("from")
     if source is not None:
-        take_statistics(data, str(source))
+        take_statistics(data, str(source), who="online.from")
+        take_returns(data, str(source))
+    elif config.get("cocoa") is not None:
+        take_statistics(data, str(config["cocoa"]["anchors"]), who="cocoa.anchors")
     algorithm = _build_algorithm(config, data, seed)
     if source is not None and state is None:
         last_step = int(trainer_config["max_steps"])
@@ -229,6 +233,8 @@ def _build_algorithm(
         policy = build_policy(config["policy"], spec=data.spec, normalizer=data.normalizer)
         optimizer = build(config["optimizer"], packages=_ALGORITHM_PACKAGES)
         critic = _critic(config, data)
+        if config.get("cocoa") is not None:
+            take_anchors(str(config["cocoa"]["anchors"]), policy, critic)
         algorithm = build(
             config["algorithm"],
             packages=_ALGORITHM_PACKAGES,
@@ -298,7 +304,7 @@ def _training(config: Mapping[str, Any]) -> dict[str, Any]:
         "algorithm": config["algorithm"],
         "optimizer": config["optimizer"],
         "ema": config["ema"],
-        **({} if config.get("online") is None else {"online": config["online"]}),
+        **{key: config[key] for key in ("online", "cocoa") if config.get(key) is not None},
     }
 
 

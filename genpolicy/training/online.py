@@ -24,19 +24,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from genpolicy.algorithms.critics import acting_policy
 from genpolicy.data.datamodule import WindowDataModule
 from genpolicy.data.episodes import DataSource, Episodes
-from genpolicy.data.normalizer import Normalizer
-from genpolicy.errors import CheckpointError, SimulatorError, UsageError, nearest
+from genpolicy.errors import SimulatorError, UsageError, nearest
 from genpolicy.evaluation.recorded_env import task_of_policy
 from genpolicy.evaluation.rollout import Rollout, replay
-from genpolicy.policies import load_critic, read_card
 from genpolicy.policies.exploration import ExploringPolicy
 from genpolicy.seeding import derive_seed
 from genpolicy.training.callbacks import RecordMetrics
 from genpolicy.training.measure import to_device
-from genpolicy.training.run_folder import RunFolder
-from genpolicy.training.state_io import FolderCheckpointIO
 
-__all__ = ["Interaction", "OnlineSettings", "continue_from", "take_statistics"]
+__all__ = ["Interaction", "OnlineSettings"]
 
 WarmupActions: TypeAlias = Literal["policy", "uniform"]
 
@@ -197,77 +193,6 @@ class Interaction(Callback):
             f"online/{name}": float(np.mean([r.record.metrics[name] for r in whole]))
             for name in names
         } | {"online/n_steps": float(self.n_steps), "online/n_episodes": float(self.n_episodes)}
-
-
-def take_statistics(data: WindowDataModule, run: str) -> None:
-    """Give the data of a continued run the normalizer of the run that it continues.
-
-    Raises:
-        CheckpointError: when ``run`` is no run.
-        UsageError: when observations, windows or rewards differ.
-    """
-    card, critic = read_card(run), load_critic(run).card
-    assert critic is not None
-    data.setup()
-    if card.spec != data.spec:
-        raise UsageError(
-            f"online.from={run} was trained for {card.spec}, this run is for {data.spec}; give "
-            "both the same task and windows"
-        )
-    own = vars(data.reward_transform)
-    if dict(critic.reward) != dict(own) or critic.discount != data.discount:
-        raise UsageError(
-            f"online.from={run} has discount {critic.discount} and rewards {dict(critic.reward)}, "
-            f"this run {data.discount} and {own}; use the same data, data.reward, data.discount, "
-            "and for rewards fitted to the data the same seed"
-        )
-    data.normalizer = Normalizer.from_json(card.normalizer)
-
-
-def continue_from(
-    algorithm: LightningModule, run: str, *, policy: Mapping[str, Any], last_step: int
-) -> None:
-    """Load all weights of another run's newest training state: policy, critic, averages.
-
-    The optimizer and the counter of steps start anew.
-
-    Args:
-        algorithm: built with the same settings.
-        run: a run folder.
-        policy: configuration of the new run's policy.
-        last_step: of the new run.
-
-    Raises:
-        CheckpointError: when there is no state, or it is of another algorithm or other sizes.
-        UsageError: when the policy is of another kind, or a curriculum would start over.
-    """
-    state = RunFolder(run).latest_state()
-    if state is None:
-        raise CheckpointError(
-            f"online.from={run} holds no training state; give the folder of a run, not of a policy"
-        )
-    theirs = read_card(run).policy
-    for part in ("path", "denoiser", "encoder", "network"):
-        if theirs[part] != policy[part]:
-            raise UsageError(
-                f"online.from={run} has {part} {theirs[part]}, this run {policy[part]}; give both "
-                "the same settings"
-            )
-    content = FolderCheckpointIO().load_checkpoint(state)
-    weights = content.get("current_model_state", content["state_dict"])
-    try:
-        algorithm.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"online.from={run} does not fit {type(algorithm).__name__}: {error}; continue it with "
-            "the algorithm and the critic that it was trained with"
-        ) from error
-    curriculum = getattr(getattr(algorithm, "settings", None), "curriculum", None)
-    if curriculum is not None and curriculum.n_levels(1) < curriculum.n_levels(last_step):
-        raise UsageError(
-            "online.from: the curriculum of noise levels would start over, through levels so few "
-            "that the policy collapses; set algorithm.settings.curriculum.total_steps=1"
-        )
 
 
 def _recorded(rollouts: list[Rollout], keys: list[str], source: DataSource) -> Episodes:

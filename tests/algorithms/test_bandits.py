@@ -67,7 +67,9 @@ def bandit(tmp_path_factory):
     return path
 
 
-def built(name, path, *overrides):
+def built(name, path, *overrides, plain=False):
+    """Return an algorithm on data, and the data; ``plain`` ones have no sizes to make small."""
+    sizes = ["policy.network.width=48", "critic.q.width=48", "critic.q.n_layers=2"]
     config = compose_config(
         "train",
         [
@@ -75,9 +77,7 @@ def built(name, path, *overrides):
             f"data.path={path}",
             "data.val_ratio=0.0",
             "data.batch_size=64",
-            "policy.network.width=48",
-            "critic.q.width=48",
-            "critic.q.n_layers=2",
+            *([] if plain else sizes),
             f"trainer.max_steps={N_STEPS}",
             "optimizer.lr=3e-3",
             "optimizer.warmup_steps=20",

@@ -12,6 +12,7 @@ from genpolicy.cli.configs_dir import configs_dir
 from genpolicy.config import COMPONENT_PACKAGES, resolve_target
 from genpolicy.data.datamodule import WindowDataModule
 from genpolicy.data.normalizer import Normalizer
+from genpolicy.errors import UsageError
 from genpolicy.policies import build_critic, build_policy
 from genpolicy.shapes import TaskSpec
 from genpolicy.training.averaging import PowerEMA
@@ -22,7 +23,7 @@ GROUPS = ("path", "network", "encoder", "denoiser", "sampler", "algorithm", "opt
 PROVIDED = {
     "path": set(),
     "network": {"action_dim", "horizon", "n_obs_steps", "obs_dim", "n_times"},
-    "encoder": {"obs_shapes"},
+    "encoder": {"obs_shapes", "action_dim"},
     "denoiser": {"network", "path"},
     "sampler": set(),
     "algorithm": {"policy", "critic", "optimizer", "seed"},
@@ -74,6 +75,8 @@ def test_every_experiment_composes_and_builds_its_policy(name):
         given = ["algorithm.teacher=x"]
     if name.endswith("_eda"):
         given = ["algorithm.behavior=x", "algorithm.critic_from=x"]
+    if name.endswith("_mopo"):
+        given = ["algorithm.dynamics_from=x"]
     config = compose_config("train", [f"experiment={name}", *given])
     data = config["data"]
     spec = TaskSpec(
@@ -133,6 +136,20 @@ def test_a_method_turns_any_experiment_into_one_of_another_kind(of, method):
     assert config["run_dir"] != plain["run_dir"]
 
 
+@pytest.mark.parametrize(("kind", "base"), [("twin", "td3_bc"), ("twin", "fql"), ("iql", "iql")])
+def test_anchors_are_added_to_any_experiment(kind, base):
+    assert set(option_names("cocoa")) == {"none", "twin", "iql"}
+    given = [f"experiment=maze2d_umaze_{base}", f"cocoa={kind}", "cocoa.anchors=x"]
+    config = compose_config("train", given)
+    sizes = ("n_anchor_steps", "seeker_width", "n_models", "dynamics_width", "dynamics_layers")
+    encoder = config["policy"]["encoder"]
+    assert encoder["keys"] == ["state"]
+    assert {k: config["critic"]["encoder"][k] for k in sizes} == {k: encoder[k] for k in sizes}
+    assert config["critic"]["q"]["width"] == 128
+    with pytest.raises(UsageError, match=r"cocoa\.anchors"):
+        compose_config("train", given[:2])
+
+
 @pytest.mark.parametrize("name", option_names("critic"))
 def test_critics_list_every_setting_of_their_networks(name):
     config = _read("critic", name)
@@ -149,13 +166,14 @@ def test_critics_list_every_setting_of_their_networks(name):
 @pytest.mark.parametrize("name", [n for n in option_names("network")])
 def test_every_network_builds_for_a_chunk(name):
     config = compose_config("train", [f"network={name}"])
+    single = name == "anchors"  # dynamics are those of single steps
     spec = TaskSpec(
         task="pusht",
         obs_shapes={"a": (3,)},
         action_dim=2,
-        n_obs_steps=2,
-        horizon=16,
-        n_action_steps=8,
+        n_obs_steps=1 if single else 2,
+        horizon=1 if single else 16,
+        n_action_steps=1 if single else 8,
     )
     small = {"dims": [8, 16, 24], "width": 16, "n_layers": 1}
     network = config["policy"]["network"]
