@@ -196,6 +196,7 @@ _TASKS = (
         name="door",
         env_name="Door",
         description="turn the handle and pull the door open",
+        has_expert=True,
         object_dim=14,
     ),
     RobomimicTask(
