@@ -9,7 +9,8 @@ Noise is Gaussian on the six motion entries of an action, where the expert's scr
 the actions in the file are those that were executed, noise included, so that they replay. The array
 ``actions_intended`` holds what the expert meant to do in the states that the noise led to: labels
 without noise, from states around the expert's own. The mask ``strategy_NAME`` selects the
-demonstrations of one strategy, ``train`` nine of ten and ``valid`` the tenth.
+demonstrations of one strategy, ``strategy_near`` those with that word in it, ``train`` nine of ten
+and ``valid`` the tenth.
 
 Source of ``actions_intended``: Laskey et al. 2017, arXiv 1703.09327 (DART).
 """
@@ -140,7 +141,7 @@ def make_robomimic(
                 yield Demo(
                     **attempt.arrays,
                     attributes={"seed": str(attempt.seed), "strategy": attempt.strategy},
-                    filter_keys=(split, f"strategy_{attempt.strategy}"),
+                    filter_keys=(split, *_masks(attempt.strategy)),
                 )
                 n_kept += 1
                 bar.update()
@@ -218,6 +219,11 @@ def _attempt(job: tuple[_Settings, int]) -> _Attempt:
         },
     }
     return _Attempt(seed, strategy, True, arrays)
+
+
+def _masks(strategy: str) -> list[str]:
+    """Return the masks of a strategy: its own, and one for each of its words."""
+    return [f"strategy_{name}" for name in dict.fromkeys((strategy, *strategy.split("-")))]
 
 
 def _portable(xml: str) -> str:

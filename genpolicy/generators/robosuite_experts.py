@@ -7,9 +7,6 @@ every episode, so that the demonstrations of one start state can differ:
 - grasp: ``near`` turns the hand the shorter way, ``far`` the next longer one,
 - way: ``over`` goes straight, ``left`` and ``right`` by a point at the side.
 
-With a probability of ``miss_rate`` an episode begins with a grasp that misses: the fingers close
-above the object, rise a little and open again, so that the data shows how to recover.
-
 On top of it every way point is displaced at random, and Gaussian noise is added to the motion
 where the command allows it (``Command.noise``).
 """
@@ -48,7 +45,6 @@ class Expert(ABC):
     """
 
     strategies: tuple[str, ...]
-    miss_rate: float = 0.0
 
     def __init__(self, env: RobomimicEnv, *, strategy: str, rng: np.random.Generator) -> None:
         if strategy not in self.strategies:
@@ -78,18 +74,6 @@ class Expert(ABC):
         middle = (begin + end) / 2
         middle[:2] += 0.06 * side * across
         return middle + self.rng.uniform(-0.015, 0.015, 3)
-
-    def miss(self, target: np.ndarray, hand: np.ndarray) -> Script:
-        """Close the fingers above a target, as often as ``miss_rate`` says, and open them again."""
-        if self.rng.random() >= self.miss_rate:
-            return
-        arm = self.arm
-        point = target + self.rng.uniform((-0.015, -0.015, 0.035), (0.015, 0.015, 0.06))
-        yield from arm.move(lambda: point, lambda: hand, OPEN, within_m=0.015)
-        yield from arm.grip(CLOSED)
-        risen = arm.position + np.array([0.0, 0.0, float(self.rng.uniform(0.0, 0.15))])
-        yield from arm.move(lambda: risen, lambda: hand, CLOSED, within_m=0.02)
-        yield from arm.grip(OPEN)
 
 
 class LiftExpert(Expert):
@@ -156,7 +140,6 @@ class SquareExpert(Expert):
     """Grasp the nut's handle, turn its hole onto the peg's edges and lower it."""
 
     strategies = ("near-over", "near-left", "near-right", "far-over", "far-left", "far-right")
-    miss_rate = 0.3
 
     def script(self) -> Script:
         arm = self.arm
@@ -171,7 +154,6 @@ class SquareExpert(Expert):
         yaw = arm.grasp_yaw(arm.body_rotation(body)[:, 1], symmetry=2, rank=0)
         hand = turned(arm.down, yaw)
         above = np.array([0.0, 0.0, 0.07]) + self.rng.uniform(-0.01, 0.01, 3)
-        yield from self.miss(handle_position(), hand)
         yield from arm.move(lambda: handle_position() + above, lambda: hand, OPEN, within_m=0.015)
         yield from arm.move(handle_position, lambda: hand, OPEN, within_m=0.006, noise=0.3)
         yield from arm.grip(CLOSED)
