@@ -28,6 +28,7 @@ class RobomimicTask:
         env_name: robosuite's, for example ``"PickPlaceCan"``.
         description: what has to be done.
         object_dim: entries of the observation ``object``.
+        quaternions: first entries of the quaternions in ``object``, as robosuite 1.5 orders it.
         n_arms: Panda arms, each with a parallel gripper.
         max_steps: step limit at 20 Hz.
         cameras: cameras of image observations.
@@ -41,6 +42,7 @@ class RobomimicTask:
     env_name: str
     description: str
     object_dim: int
+    quaternions: tuple[int, ...] = ()
     n_arms: int = 1
     max_steps: int = 400
     cameras: tuple[str, ...] = ("agentview", "robot0_eye_in_hand")
@@ -63,6 +65,12 @@ class RobomimicTask:
     def image_keys(self) -> tuple[str, ...]:
         """Observation keys of policies with images."""
         return (*(f"{camera}_image" for camera in self.cameras), *self.proprioception)
+
+    def quaternions_of(self, key: str) -> tuple[int, ...]:
+        """Return the first entries of the quaternions in an observation."""
+        if key == "object":
+            return self.quaternions
+        return (0,) if key.endswith("_quat") else ()
 
     def env_args(self, *, version: str | None = None) -> dict[str, Any]:
         """Return robomimic's description of the standard environment.
@@ -133,6 +141,7 @@ _TASKS = (
         description="lift a cube above the table",
         has_expert=True,
         object_dim=10,
+        quaternions=(3,),
         published={"ph": 400, "mh": 500, "mg": 400},
     ),
     RobomimicTask(
@@ -141,6 +150,7 @@ _TASKS = (
         description="put a can into its bin",
         has_expert=True,
         object_dim=14,
+        quaternions=(3, 10),
         published={"ph": 400, "mh": 500, "mg": 400},
     ),
     RobomimicTask(
@@ -149,6 +159,7 @@ _TASKS = (
         description="put a square nut onto its peg",
         has_expert=True,
         object_dim=14,
+        quaternions=(3, 10),
         published={"ph": 400, "mh": 500},
     ),
     RobomimicTask(
@@ -156,6 +167,7 @@ _TASKS = (
         env_name="TwoArmTransport",
         description="hand a hammer from one arm to the other and clear the target bin",
         object_dim=41,
+        quaternions=(3, 10, 17),
         n_arms=2,
         max_steps=700,
         cameras=_TWO_ARM_CAMERAS,
@@ -166,6 +178,7 @@ _TASKS = (
         env_name="ToolHang",
         description="assemble a frame and hang a tool on it",
         object_dim=44,
+        quaternions=(3, 10, 17, 24, 31, 38),
         max_steps=700,
         cameras=("sideview", "robot0_eye_in_hand"),
         image_size=240,
@@ -177,11 +190,13 @@ _TASKS = (
         description="put one cube on another",
         has_expert=True,
         object_dim=23,
+        quaternions=(3, 10),
     ),
     RobomimicTask(
         name="door",
         env_name="Door",
         description="turn the handle and pull the door open",
+        has_expert=True,
         object_dim=14,
     ),
     RobomimicTask(
@@ -189,6 +204,7 @@ _TASKS = (
         env_name="TwoArmHandover",
         description="pass a hammer from one arm to the other",
         object_dim=16,
+        quaternions=(3,),
         n_arms=2,
         max_steps=700,
         cameras=("agentview", "robot0_eye_in_hand", "robot1_eye_in_hand"),

@@ -8,6 +8,7 @@ Source: Zhou et al. 2019, arXiv 1812.07035, equations (14) and (15); rows as in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ __all__ = [
     "pose_from_six",
     "pose_to_six",
     "six_of_matrix",
+    "six_of_quaternion",
+    "with_six",
 ]
 
 Array = NDArray[Any]
@@ -52,6 +55,34 @@ def axis_angle_of_matrix(matrix: Array) -> Array:
 def six_of_matrix(matrix: Array) -> Array:
     """Return ``(..., 6)``: the first two rows of ``(..., 3, 3)`` rotation matrices."""
     return np.asarray(matrix)[..., :2, :].reshape(*np.shape(matrix)[:-2], 6)
+
+
+def six_of_quaternion(quaternion: Array) -> Array:
+    """Return ``(..., 6)`` numbers of ``(..., 4)`` quaternions (x, y, z, w); zeros stay zeros.
+
+    A quaternion and its negative are one rotation, and simulators return either; the six numbers
+    are the same for both.
+    """
+    q = np.asarray(quaternion, np.float64)
+    length = np.linalg.norm(q, axis=-1, keepdims=True)
+    x, y, z, w = np.moveaxis(q / np.where(length > 0, length, 1.0), -1, 0)
+    first = [w * w + x * x - y * y - z * z, 2 * (x * y - z * w), 2 * (x * z + y * w)]
+    second = [2 * (x * y + z * w), w * w + y * y - x * x - z * z, 2 * (y * z - x * w)]
+    return np.stack([*first, *second], axis=-1)
+
+
+def with_six(values: Array, starts: Sequence[int]) -> Array:
+    """Return ``(..., size + 2 * len(starts))``: values with their quaternions as six numbers.
+
+    Args:
+        values: ``(..., size)``.
+        starts: first entries of the quaternions, in order.
+    """
+    parts, done = [], 0
+    for start in starts:
+        parts += [values[..., done:start], six_of_quaternion(values[..., start : start + 4])]
+        done = start + 4
+    return np.concatenate([*parts, values[..., done:]], axis=-1).astype(np.float32)
 
 
 def matrix_of_six(six: Array) -> Array:

@@ -11,6 +11,8 @@ from genpolicy.rotations import (
     pose_from_six,
     pose_to_six,
     six_of_matrix,
+    six_of_quaternion,
+    with_six,
 )
 
 
@@ -54,3 +56,24 @@ def test_actions_of_one_and_two_arms(n_arms):
     np.testing.assert_allclose(pose_from_six(six[0]), actions[0], atol=1e-12)
     with pytest.raises(UsageError, match="8 entries, expected 7 for each arm"):
         pose_to_six(np.zeros(8))
+
+
+def test_quaternions_of_either_sign_are_the_same_six_numbers():
+    from scipy.spatial.transform import Rotation
+
+    turns = Rotation.random(8, random_state=0)
+    quaternions = turns.as_quat()
+    six = six_of_quaternion(quaternions)
+    np.testing.assert_allclose(six, six_of_matrix(turns.as_matrix()), atol=1e-12)
+    np.testing.assert_array_equal(six_of_quaternion(-quaternions), six)
+    np.testing.assert_allclose(six_of_quaternion(2 * quaternions), six, atol=1e-12)
+    np.testing.assert_array_equal(six_of_quaternion(np.zeros(4)), np.zeros(6))
+
+
+def test_quaternions_among_other_numbers_are_replaced_in_their_places():
+    identity = [0.0, 0.0, 0.0, 1.0]
+    values = np.array([[1.0, *identity, 2.0, *identity, 3.0]])
+    found = with_six(values, (1, 6))
+    rows = [1, 0, 0, 0, 1, 0]
+    np.testing.assert_array_equal(found, [[1, *rows, 2, *rows, 3]])
+    assert found.dtype == np.float32

@@ -7,7 +7,9 @@ rewards, the reward say that the task was solved there, and otherwise ``truncate
 missing; without ``env_args`` a policy that is trained on the data is evaluated in the task's
 standard environment.
 
-Actions are those that were recorded, or with ``actions="absolute_6d"`` the poses that they aim at:
+Actions are those that were recorded, with ``actions="intended"`` those that a scripted expert meant
+before noise was added (array ``actions_intended``, which ``genpolicy data make`` writes), or with
+``actions="absolute_6d"`` the poses that they aim at:
 position (m), rotation as six numbers, gripper, ten entries for each arm, as Diffusion Policy uses
 them. They are taken from the array ``actions_abs`` (which ``genpolicy data make`` writes), or from
 ``actions`` where ``env_args`` says that its controller takes absolute ones.
@@ -29,12 +31,13 @@ from genpolicy.data.lazy import LazyRows
 from genpolicy.data.reading import array_at
 from genpolicy.data.robomimic_file import RobomimicFile, open_robomimic
 from genpolicy.errors import DataError, UsageError, nearest
-from genpolicy.robomimic_tasks import ROBOMIMIC_TASKS
-from genpolicy.rotations import pose_to_six
+from genpolicy.robomimic_tasks import ROBOMIMIC_TASKS, RobomimicTask
+from genpolicy.rotations import pose_to_six, with_six
 
 __all__ = ["ActionKind", "read_robomimic"]
 
-ActionKind = Literal["recorded", "absolute_6d"]
+ActionKind = Literal["recorded", "intended", "absolute_6d"]
+QuaternionKind = Literal["recorded", "rotation_6d"]
 
 
 def read_robomimic(
@@ -46,6 +49,7 @@ def read_robomimic(
     filter_key: str | None = None,
     lazy: bool = False,
     actions: ActionKind = "recorded",
+    quaternions: QuaternionKind = "recorded",
     env_name: str | None = None,
     on_nan: OnNan = "error",
 ) -> Episodes:
@@ -58,7 +62,9 @@ def read_robomimic(
         obs_keys: keys of ``obs`` to read; None means all of them.
         filter_key: mask of the demonstrations to read, for example ``"train"``; None means all.
         lazy: leave images in the file and read them batch by batch; the file must not change then.
-        actions: ``"recorded"`` or ``"absolute_6d"``, see the module.
+        actions: ``"recorded"``, ``"intended"`` or ``"absolute_6d"``, see the module.
+        quaternions: ``"recorded"``, or ``"rotation_6d"`` for six numbers instead: robosuite's
+            relative orientations change their sign at random when the hand points down.
         env_name: robosuite environment that it has to come from, where it says so; None accepts
             any.
         on_nan: see ``Episodes.from_arrays``.
@@ -68,10 +74,12 @@ def read_robomimic(
             environment, or lacks what is asked for.
         UsageError: for unknown options.
     """
-    if actions not in get_args(ActionKind):
-        raise UsageError(
-            f"read_robomimic: actions is {actions!r}; {nearest(actions, get_args(ActionKind))}"
-        )
+    for option, value, kinds in (
+        ("actions", actions, get_args(ActionKind)),
+        ("quaternions", quaternions, get_args(QuaternionKind)),
+    ):
+        if value not in kinds:
+            raise UsageError(f"read_robomimic: {option} is {value!r}; {nearest(value, kinds)}")
     with open_robomimic(path) as file:
         demos = file.selected(filter_key)
         lengths = [file.length(demo) for demo in demos]
@@ -95,7 +103,12 @@ def read_robomimic(
                 obs[key] = _stacked(file, demos, ends, stored, label)
         final = _final_obs(file, demos, keys)
         rewards, terminated = _ends_of(file, demos, ends)
-        source = _source(file, label, kind, actions, env_args, filter_key)
+        changed = {"actions": actions, "quaternions": quaternions}
+        source = _source(file, label, kind, changed, env_args, filter_key)
+    if quaternions == "rotation_6d":
+        task = _task_of(source, recorded_in or env_name)
+        obs = {key: _six(task, key, value, source) for key, value in obs.items()}
+        final = final and {key: _six(task, key, value, source) for key, value in final.items()}
     return Episodes.from_arrays(
         obs=obs,
         actions=pose_to_six(found) if actions == "absolute_6d" else found,
@@ -130,6 +143,13 @@ def _action_array(
     """Return the name of the array that holds the wanted actions."""
     if actions == "recorded":
         return "actions"
+    if actions == "intended":
+        if "actions_intended" in file.group(demo):
+            return "actions_intended"
+        raise DataError(
+            f"{file.path}: intended actions were asked for, but there is no array "
+            "actions_intended; use actions=recorded, or a file of genpolicy data make"
+        )
     if "actions_abs" in file.group(demo):
         return "actions_abs"
     if env_args is not None and _is_absolute(env_args):
@@ -239,7 +259,7 @@ def _source(
     file: RobomimicFile,
     name: str,
     kind: SourceKind,
-    actions: ActionKind,
+    changed: Mapping[str, str],
     env_args: Mapping[str, Any] | None,
     filter_key: str | None,
 ) -> DataSource:
@@ -261,9 +281,32 @@ def _source(
         details["env"] = f"{env_args['env_name']} {env_args.get('env_version', '')}".strip()
     if env_args is not None and is_known:
         env["env_args"] = dict(env_args)
-    if actions != "recorded":
-        env["actions"] = actions
+    env |= {k: v for k, v in changed.items() if v not in ("recorded", "intended")}
     return DataSource(name, kind, file.path, details, env)
+
+
+def _task_of(source: DataSource, env_name: str | None) -> RobomimicTask:
+    for task in ROBOMIMIC_TASKS.values():
+        if task.env_name == env_name:
+            return task
+    raise DataError(
+        f"{source.path}: where its quaternions are is known for the environments "
+        f"{', '.join(sorted(_ENV_NAMES))}, not for {env_name}; use quaternions=recorded"
+    )
+
+
+def _six(task: RobomimicTask, key: str, values: Array, source: DataSource) -> Array:
+    """Return an observation with its quaternions as six numbers."""
+    starts = task.quaternions_of(key)
+    for start in starts:
+        found = values[:, start : start + 4]
+        length = np.linalg.norm(found, axis=-1)
+        if found.shape[1] != 4 or (np.abs(length - 1) > 1e-3)[length > 0].any():
+            raise DataError(
+                f"{source.path}: entries {start} to {start + 3} of {key} are no quaternion, which "
+                "robosuite 1.5 has there; use quaternions=recorded"
+            )
+    return with_six(values, starts) if starts else values
 
 
 _ENV_NAMES = frozenset(task.env_name for task in ROBOMIMIC_TASKS.values())

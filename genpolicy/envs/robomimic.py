@@ -33,11 +33,12 @@ from genpolicy.envs.rendering import CameraRenderer
 from genpolicy.envs.robosuite_args import absolute_env_args, modern_env_args
 from genpolicy.errors import SimulatorError, UsageError, nearest
 from genpolicy.robomimic_tasks import robomimic_task
-from genpolicy.rotations import axis_angle_of_matrix, pose_from_six
+from genpolicy.rotations import axis_angle_of_matrix, pose_from_six, with_six
 
 __all__ = ["ActionKind", "RobomimicEnv"]
 
 ActionKind = Literal["recorded", "absolute_6d"]
+QuaternionKind = Literal["recorded", "rotation_6d"]
 ObsKind = Literal["low_dim", "image"]
 
 _IMAGE = "_image"
@@ -69,6 +70,8 @@ class RobomimicEnv(SeededEnv):
         env_args: recipe of the environment from a data set, of any robosuite release; None means
             the standard one.
         actions: ``"recorded"`` (those that the recipe's controller takes) or ``"absolute_6d"``.
+        quaternions: ``"rotation_6d"`` returns those in observations as six numbers, which do not
+            jump where a quaternion changes its sign.
         max_steps: episode limit; None means the task's.
         end_on_success: terminate at success, as robomimic's rollouts do.
         image_size: height and width of image observations; None means the task's.
@@ -91,6 +94,7 @@ class RobomimicEnv(SeededEnv):
         obs_keys: Sequence[str] | None = None,
         env_args: Mapping[str, Any] | None = None,
         actions: ActionKind = "recorded",
+        quaternions: QuaternionKind = "recorded",
         max_steps: int | None = None,
         end_on_success: bool = True,
         image_size: int | None = None,
@@ -100,7 +104,11 @@ class RobomimicEnv(SeededEnv):
     ) -> None:
         self.task = robomimic_task(task)
         super().__init__(max_steps=self.task.max_steps if max_steps is None else max_steps)
-        for name, value, known in (("obs", obs, ObsKind), ("actions", actions, ActionKind)):
+        for name, value, known in (
+            ("obs", obs, ObsKind),
+            ("actions", actions, ActionKind),
+            ("quaternions", quaternions, QuaternionKind),
+        ):
             if value not in get_args(known):
                 raise UsageError(
                     f"RobomimicEnv: {name} is {value!r}; {nearest(value, get_args(known))}"
@@ -114,6 +122,7 @@ class RobomimicEnv(SeededEnv):
         convert = modern_env_args if actions == "recorded" else absolute_env_args
         self.env_args = convert(recipe)
         self.actions: ActionKind = actions
+        self.quaternions: QuaternionKind = quaternions
         self.render_mode = render_mode
         self._end_on_success = end_on_success
         self._image_size = self.task.image_size if image_size is None else image_size
@@ -281,6 +290,9 @@ class RobomimicEnv(SeededEnv):
                     f"{self.task.name} has no observation {key!r}; {nearest(key, known)}"
                 )
             obs[key] = np.asarray(found[stored], np.float32)
+            starts = self.task.quaternions_of(key)
+            if self.quaternions == "rotation_6d" and starts:
+                obs[key] = with_six(obs[key], starts)
         return obs
 
     def _metrics(self) -> dict[str, float]:

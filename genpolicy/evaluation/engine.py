@@ -3,12 +3,16 @@
 An episode is a function of its seed, the policy and the task. Slots only decide when it runs:
 observations, queues and noise belong to the episode, a finished slot takes the next seed at once,
 and an episode that is running is never cut short by others.
+
+Simulators in workers form two lanes: while those of one take a step, the policy plans for the
+other. A simulator that fails ends the episodes of its lane only; they start again from their seeds.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Listener"]
 
 _Rows = Mapping[str, np.ndarray]
+
+_LANES = 2
+"""Groups of workers that take turns; one plans while the other simulates."""
 
 
 class Listener(Protocol):
@@ -90,6 +97,22 @@ class _Episode:
         )
 
 
+@dataclass
+class _Lane:
+    """Slots that are stepped together, and the step that they are taking."""
+
+    slots: Slots
+    running: dict[int, _Episode] = field(default_factory=dict[int, _Episode])
+    actions: np.ndarray | None = None
+    step: Future[Any] | None = None
+
+    def settle(self) -> None:
+        """Wait for a step that is being taken, whatever comes of it."""
+        if self.step is not None:
+            self.step.exception()
+        self.actions = self.step = None
+
+
 def _row(obs: _Rows, slot: int) -> dict[str, np.ndarray]:
     return {key: np.array(rows[slot]) for key, rows in obs.items()}
 
@@ -119,7 +142,7 @@ class Engine:
         seeds: distinct episode seeds.
         n_envs: slots; changes how long it takes and nothing else.
         n_action_steps: actions executed per chunk.
-        workers: whether each slot has a process of its own.
+        workers: whether each slot has a process of its own; lanes take turns then.
         max_restarts: failures of the simulator tolerated per episode.
         check: called once with the first slots, before any episode.
         on_restart: called with the interrupted seeds and the reason after each failure.
@@ -150,7 +173,6 @@ class Engine:
         self.on_restart = on_restart
         self.listener = listener
         self._pending = deque(seeds)
-        self._running: dict[int, _Episode] = {}
         self._n_failures = dict.fromkeys(seeds, 0)
 
     def run(self) -> Iterator[list[EpisodeRecord]]:
@@ -160,28 +182,40 @@ class Engine:
             NumericsError: for an action that is not finite, naming the episodes and steps.
             IncompleteEvaluationError: when an episode met more than ``max_restarts`` failures.
         """
-        slots = self.task.make_slots(self.n_envs, self.workers)
+        n_lanes = min(_LANES, self.n_envs) if self.workers else 1
+        sizes = [len(part) for part in np.array_split(np.arange(self.n_envs), n_lanes)]
+        lanes: list[_Lane] = []
+        pool = ThreadPoolExecutor(n_lanes) if self.workers else None
         try:
+            for size in sizes:
+                lanes.append(_Lane(self.task.make_slots(size, self.workers)))
             if self.check is not None:
-                self.check(slots)
-            while self._pending or self._running:
-                finished: list[EpisodeRecord] = []
-                try:
-                    self._start(slots, finished)
-                    self._step(slots, finished)
-                except _SlotsFailedError as failure:
-                    slots.close()
-                    self._requeue(failure)
-                    slots = self.task.make_slots(self.n_envs, self.workers)
-                if finished:
-                    yield finished
+                self.check(lanes[0].slots)
+            while self._pending or any(lane.running for lane in lanes):
+                for lane in lanes:
+                    finished: list[EpisodeRecord] = []
+                    try:
+                        self._receive(lane, finished)
+                        self._start(lane, finished)
+                        self._send(lane, pool)
+                    except _SlotsFailedError as failure:
+                        lane.settle()
+                        lane.slots.close()
+                        self._requeue(lane, failure)
+                        lane.slots = self.task.make_slots(lane.slots.n_envs, self.workers)
+                    if finished:
+                        yield finished
         finally:
-            slots.close()
+            for lane in lanes:
+                lane.settle()
+                lane.slots.close()
+            if pool is not None:
+                pool.shutdown()
 
-    def _requeue(self, failure: _SlotsFailedError) -> None:
+    def _requeue(self, lane: _Lane, failure: _SlotsFailedError) -> None:
         """Put the interrupted episodes back in front of the queue, in their order."""
-        seeds = [episode.seed for _, episode in sorted(self._running.items())]
-        self._running.clear()
+        seeds = [episode.seed for _, episode in sorted(lane.running.items())]
+        lane.running.clear()
         self._pending.extendleft(reversed(seeds))
         for seed in seeds:
             self._n_failures[seed] += 1
@@ -193,51 +227,67 @@ class Engine:
                 f"episodes {seeds} were running, at last with: {failure}"
             ) from failure
 
-    def _start(self, slots: Slots, finished: list[EpisodeRecord]) -> None:
+    def _start(self, lane: _Lane, finished: list[EpisodeRecord]) -> None:
         """Give the next seeds to free slots; episodes that are broken from the start end here."""
-        free = [i for i in range(self.n_envs) if i not in self._running][: len(self._pending)]
+        free = [i for i in range(lane.slots.n_envs) if i not in lane.running]
+        free = free[: len(self._pending)]
         if not free:
             return
         seeds = [self._pending.popleft() for _ in free]
         for slot, seed in zip(free, seeds, strict=True):
-            self._running[slot] = _Episode(seed, deque(), {})
-        obs, infos = self._call(slots.reset, free, seeds)
+            lane.running[slot] = _Episode(seed, deque(), {})
+        obs, infos = self._call(lane.slots.reset, free, seeds)
         for slot, info in zip(free, infos, strict=True):
-            episode, first = self._running[slot], _row(obs, slot)
+            episode, first = lane.running[slot], _row(obs, slot)
             metrics = self._metrics(info)
             tags = _not_finite(first, 0.0, metrics)
             episode.metrics = {k: v if np.isfinite(v) else 0.0 for k, v in metrics.items()}
             if tags:
-                finished.append(self._running.pop(slot).record(tags=tags))
+                finished.append(lane.running.pop(slot).record(tags=tags))
                 continue
             # Before the first step every remembered observation is the first one.
             n_obs_steps = self.policy.spec.n_obs_steps
             episode.history = deque([first] * n_obs_steps, maxlen=n_obs_steps)
             if self.listener is not None:
-                self.listener.started(episode.seed, first, slots, slot)
+                self.listener.started(episode.seed, first, lane.slots, slot)
 
-    def _step(self, slots: Slots, finished: list[EpisodeRecord]) -> None:
-        """Execute one action in every running episode and add those that are over."""
-        if not self._running:
+    def _send(self, lane: _Lane, pool: ThreadPoolExecutor | None) -> None:
+        """Plan where needed and begin one step of every running episode of a lane."""
+        if not lane.running:
             return
-        self._fill_queues()
-        space = slots.action_space
-        actions = np.zeros((self.n_envs, *space.shape), dtype=np.float32)
-        active = np.zeros(self.n_envs, dtype=bool)
-        for slot, episode in self._running.items():
+        self._fill_queues(lane)
+        space = lane.slots.action_space
+        actions = np.zeros((lane.slots.n_envs, *space.shape), dtype=np.float32)
+        active = np.zeros(lane.slots.n_envs, dtype=bool)
+        for slot, episode in lane.running.items():
             wanted = episode.queue.popleft()
             actions[slot] = np.clip(wanted, space.low, space.high)
             active[slot] = True
             episode.n_clipped += bool((actions[slot] != wanted).any())
-        obs, rewards, terminated, truncated, infos = self._call(slots.step, actions, active)
-        for slot, episode in sorted(self._running.items()):
+        lane.actions = actions
+        if pool is not None:
+            lane.step = pool.submit(lane.slots.step, actions, active)
+
+    def _receive(self, lane: _Lane, finished: list[EpisodeRecord]) -> None:
+        """Finish the step of a lane and add the episodes that are over."""
+        if lane.actions is None:
+            return
+        actions, step = lane.actions, lane.step
+        lane.actions = lane.step = None
+        active = np.isin(np.arange(lane.slots.n_envs), list(lane.running))
+        obs, rewards, terminated, truncated, infos = (
+            self._call(lane.slots.step, actions, active)
+            if step is None
+            else self._call(step.result)
+        )
+        for slot, episode in sorted(lane.running.items()):
             after, reward = _row(obs, slot), float(rewards[slot])
             metrics = self._metrics(infos[slot])
             episode.n_steps += 1
             if self.listener is not None:
-                self.listener.stepped(episode.seed, actions[slot], after, reward, slots, slot)
+                self.listener.stepped(episode.seed, actions[slot], after, reward, lane.slots, slot)
             if tags := _not_finite(after, reward, metrics):
-                finished.append(self._running.pop(slot).record(tags=tags))
+                finished.append(lane.running.pop(slot).record(tags=tags))
                 continue
             episode.history.append(after)
             episode.rewards += reward
@@ -247,11 +297,11 @@ class Engine:
                     terminated=bool(terminated[slot]), truncated=bool(truncated[slot])
                 )
                 finished.append(record)
-                del self._running[slot]
+                del lane.running[slot]
 
-    def _fill_queues(self) -> None:
+    def _fill_queues(self, lane: _Lane) -> None:
         """Ask the policy, in one call, for a chunk in every episode whose queue is empty."""
-        asking = [self._running[slot] for slot in sorted(self._running)]
+        asking = [lane.running[slot] for slot in sorted(lane.running)]
         asking = [episode for episode in asking if not episode.queue]
         if not asking:
             return

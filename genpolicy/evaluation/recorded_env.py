@@ -92,7 +92,7 @@ def _differences(
     version = simulators.get("robosuite", "missing")
     known = {} if version == "missing" else {"env_version": version}
     found = env_args_differences(recorded, {**actual, **known})
-    for key in sorted((set(env) | {"actions"}) - {"env_args"}):
+    for key in sorted((set(env) | {"actions", "quaternions"}) - {"env_args"}):
         before, now = (where.get(key, "recorded") for where in (env, settings))
         if before != now:
             found.append(f"{key} {before!r} and {now!r}")

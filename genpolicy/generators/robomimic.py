@@ -6,9 +6,13 @@ successes by number are kept: neither the number of workers nor their speed chan
 result.
 
 Noise is Gaussian on the six motion entries of an action, where the expert's script allows it, and
-the actions in the file are those that were executed, noise included, so that they replay. The mask
-``strategy_NAME`` selects the demonstrations of one strategy, ``train`` nine of ten and ``valid``
-the tenth.
+the actions in the file are those that were executed, noise included, so that they replay. The array
+``actions_intended`` holds what the expert meant to do in the states that the noise led to: labels
+without noise, from states around the expert's own. The mask ``strategy_NAME`` selects the
+demonstrations of one strategy, ``strategy_near`` those with that word in it, ``train`` nine of ten
+and ``valid`` the tenth.
+
+Source of ``actions_intended``: Laskey et al. 2017, arXiv 1703.09327 (DART).
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ __all__ = ["make_robomimic"]
 
 _FAILURES = 3
 """Attempts that may fail for one that succeeds."""
+
+_ROWS = ("actions", "states", "rewards", "abs", "intended")
 
 _EXTRA_OBS = ("robot0_gripper_qvel", "robot0_joint_pos", "robot0_joint_vel")
 
@@ -135,7 +141,7 @@ def make_robomimic(
                 yield Demo(
                     **attempt.arrays,
                     attributes={"seed": str(attempt.seed), "strategy": attempt.strategy},
-                    filter_keys=(split, f"strategy_{attempt.strategy}"),
+                    filter_keys=(split, *_masks(attempt.strategy)),
                 )
                 n_kept += 1
                 bar.update()
@@ -179,12 +185,13 @@ def _attempt(job: tuple[_Settings, int]) -> _Attempt:
     obs, _ = env.reset(seed=seed)
     model = _portable(env.model_xml)
     expert = expert_of(settings.task)(env, strategy=strategy, rng=rng)
-    rows: dict[str, list[Any]] = {name: [] for name in ("actions", "states", "rewards", "abs")}
+    rows: dict[str, list[Any]] = {name: [] for name in _ROWS}
     seen = [obs]
     is_success = False
     for command in expert.script():
         rows["states"].append(env.simulator_state)
         action = expert.arm.action(command)
+        rows["intended"].append(action.copy())
         action[:-1] += settings.noise_std * command.noise * rng.standard_normal(len(action) - 1)
         action = np.clip(action, -1.0, 1.0)
         obs, reward, is_success, is_cut, _ = env.step(action)
@@ -206,9 +213,17 @@ def _attempt(job: tuple[_Settings, int]) -> _Attempt:
         "obs": {key: np.stack([o[key] for o in seen[:-1]]) for key in obs},
         "next_obs": {key: np.stack([o[key] for o in seen[1:]]) for key in obs},
         "model_file": model,
-        "extra": {"actions_abs": np.stack(rows["abs"])},
+        "extra": {
+            "actions_abs": np.stack(rows["abs"]),
+            "actions_intended": np.stack(rows["intended"]),
+        },
     }
     return _Attempt(seed, strategy, True, arrays)
+
+
+def _masks(strategy: str) -> list[str]:
+    """Return the masks of a strategy: its own, and one for each of its words."""
+    return [f"strategy_{name}" for name in dict.fromkeys((strategy, *strategy.split("-")))]
 
 
 def _portable(xml: str) -> str:

@@ -21,9 +21,13 @@ import numpy as np
 
 from genpolicy.envs.robomimic import RobomimicEnv
 from genpolicy.errors import UsageError, nearest
-from genpolicy.generators.arm_script import CLOSED, OPEN, ArmScript, Script, turned
+from genpolicy.generators.arm_script import CLOSED, OPEN, ArmScript, Command, Script, turned
+from genpolicy.rotations import axis_angle_of_matrix, matrix_of_axis_angle
 
 __all__ = ["EXPERTS", "Expert", "expert_of"]
+
+_HINGE = np.array([0.255, 0.0, 0.0])
+"""Where the door turns, in the frame of its panel, in m."""
 
 _SIDES = {"over": 0.0, "left": 1.0, "right": -1.0}
 
@@ -261,12 +265,72 @@ class StackExpert(Expert):
         yield from arm.move(lambda: away, lambda: hand, OPEN, within_m=0.02)
 
 
+class DoorExpert(Expert):
+    """Grasp the handle from the front, turn it until the latch is free and pull the door open.
+
+    The latch gives way to either side: ``down`` presses the handle, ``up`` lifts it.
+    """
+
+    strategies = ("down-over", "down-left", "down-right", "up-over", "up-left", "up-right")
+
+    def script(self) -> Script:
+        arm, ids = self.arm, self.task.object_body_ids
+        latch, door = ids["latch"], ids["door"]
+        handle, qpos = self.task.door_handle_site_id, self.task.sim.data.qpos
+        wanted = float(self.rng.uniform(1.15, 1.3)) * (1.0 if "down" in self.words else -1.0)
+
+        def handle_position() -> np.ndarray:
+            return np.array(self.task.sim.data.site_xpos[handle])
+
+        # Straight at the panel, one finger above the bar and one below.
+        normal = arm.body_rotation(latch)[:, 1]
+        upward = np.array([0.0, 0.0, 1.0])
+        grasps = [np.stack([x, np.cross(normal, x), normal], axis=1) for x in (upward, -upward)]
+        turns = [np.linalg.norm(axis_angle_of_matrix(g @ arm.rotation.T)) for g in grasps]
+        hand = grasps[int(np.argmin(turns))]
+        along = -arm.body_rotation(latch)[:, 0] * float(self.rng.uniform(0.0, 0.03))
+        before = -0.09 * normal + self.rng.uniform(-0.01, 0.01, 3)
+        way = self.sideways(arm.position, handle_position() + before)
+        yield from arm.move(lambda: way, lambda: hand, OPEN, within_m=0.04, within_rad=0.6)
+        yield from arm.move(
+            lambda: handle_position() + along + before, lambda: hand, OPEN, within_m=0.015
+        )
+        yield from arm.move(
+            lambda: handle_position() + along, lambda: hand, OPEN, within_m=0.008, noise=0.5
+        )
+        yield from arm.grip(CLOSED)
+
+        # The hand's pose on the handle, kept while both turn about the latch and the hinge.
+        frame = arm.body_rotation(latch)
+        offset = frame.T @ (arm.position - arm.body_position(latch))
+        pose = frame.T @ arm.rotation
+
+        def held(turn_rad: float, open_rad: float) -> Command:
+            """The hand where the handle and the door would be turned further by two angles."""
+            now = arm.body_rotation(latch)
+            turn = matrix_of_axis_angle(turn_rad * now[:, 1])
+            swing = matrix_of_axis_angle(np.array([0.0, 0.0, open_rad]))
+            hinge = arm.body_position(door) + arm.body_rotation(door) @ _HINGE
+            point = arm.body_position(latch) + turn @ now @ offset
+            return Command(hinge + swing @ (point - hinge), swing @ turn @ now @ pose, CLOSED, 0.3)
+
+        for _ in range(80):
+            missing = wanted - float(qpos[self.task.handle_qpos_addr])
+            if abs(missing) < 0.15:
+                break
+            yield held(float(np.clip(missing, -0.4, 0.4)), 0.0)
+        for _ in range(120):
+            missing = wanted - float(qpos[self.task.handle_qpos_addr])
+            yield held(float(np.clip(missing, -0.2, 0.2)), 0.07)
+
+
 EXPERTS: Mapping[str, type[Expert]] = MappingProxyType(
     {
         "lift": LiftExpert,
         "can": CanExpert,
         "square": SquareExpert,
         "stack": StackExpert,
+        "door": DoorExpert,
     }
 )
 """The expert of each task that has one."""

@@ -365,3 +365,40 @@ def test_the_check_reports_what_is_there(path):
     report = check_robomimic(path)
     assert report.constant["actions"] == [4]
     assert any("12 steps have entries outside" in note for note in report.notes)
+
+
+def test_intended_actions_are_read_where_the_file_has_them(path):
+    meant = rows(0)["actions"] / 2
+    obs = {"object": rows(0)["obs/object"]}
+    demo = Demo(actions=rows(0)["actions"], obs=obs, extra={"actions_intended": meant})
+    write_robomimic(path, [demo], env_args=ENV_ARGS)
+    episodes = read_robomimic(path, actions="intended")
+    np.testing.assert_allclose(episodes.actions, meant, atol=1e-6)
+    assert "actions" not in episodes.source.env  # the same controller takes them
+    with pytest.raises(DataError, match="no array actions_intended"):
+        read_robomimic(put(path), actions="intended")
+
+
+def test_quaternions_are_read_as_six_numbers_that_do_not_depend_on_their_sign(path):
+    def with_quaternions(sign):
+        values = np.zeros((3, 10))
+        values[1:, 3:7] = sign * np.array([0.6, 0.0, 0.8, 0.0])  # the first row stays zero
+        values[:, 7:] = 0.5
+        demo = Demo(
+            actions=np.zeros((3, 7)), obs={"object": values, "robot0_eef_pos": values[:, :3]}
+        )
+        write_robomimic(path, [demo], env_args=ENV_ARGS)
+        return read_robomimic(path, quaternions="rotation_6d")
+
+    one, other = with_quaternions(1.0), with_quaternions(-1.0)
+    assert one.obs["object"].shape == (3, 12)
+    np.testing.assert_array_equal(one.obs["object"], other.obs["object"])
+    np.testing.assert_array_equal(one.obs["object"][0], [0] * 9 + [0.5] * 3)
+    np.testing.assert_allclose(one.obs["object"][1, 3:9], [-0.28, 0, 0.96, 0, -1, 0], atol=1e-6)
+    assert one.obs["robot0_eef_pos"].shape == (3, 3)
+    assert one.source.env["quaternions"] == "rotation_6d"
+    with pytest.raises(DataError, match="entries 3 to 6 of object are no quaternion"):
+        read_robomimic(put(path), quaternions="rotation_6d")
+    no_recipe = {"env_name": "Wipe", "env_kwargs": {}}
+    with pytest.raises(DataError, match="not for Wipe"):
+        read_robomimic(put(path, env_args=no_recipe), quaternions="rotation_6d")

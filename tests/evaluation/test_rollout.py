@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from genpolicy.errors import (
     UsageError,
 )
 from genpolicy.evaluation import evaluate, replay
+from genpolicy.evaluation.engine import Engine
 from genpolicy.seeding import derive_seed
 
 SEEDS = list(range(100, 120))
@@ -234,6 +236,49 @@ def test_after_too_many_crashes_there_is_no_score_but_a_ledger(walk: Any, tmp_pa
     resumed = run(walk, task=walk.task(fault=crash), n_envs=2, ledger=ledger, resume=True)
     assert resumed.records == run(walk).records
     assert resumed.n_restarts == 4
+
+
+def test_a_failing_worker_ends_only_the_episodes_of_its_lane(walk: Any) -> None:
+    crash, interrupted = Crash({(103, 1): 1}, RuntimeError), []
+    engine = Engine(
+        walk.policy(),
+        walk.task(fault=crash),
+        SEEDS,
+        n_envs=5,
+        n_action_steps=3,
+        workers=True,
+        on_restart=lambda seeds, reason: interrupted.append(list(seeds)),
+    )
+    records = sorted((r for batch in engine.run() for r in batch), key=lambda r: r.seed)
+    assert tuple(records) == run(walk).records
+    assert interrupted == [[103, 104]]  # of 100 to 102 and 103 to 104
+
+
+def test_the_policy_plans_while_the_simulators_of_the_other_lane_work(walk: Any) -> None:
+    planned = threading.Semaphore(0)
+    waited: list[bool] = []
+
+    class Planner(walk.policy):
+        def sample(self, obs: Any, *, seeds: Any = None) -> torch.Tensor:
+            planned.release()
+            return super().sample(obs, seeds=seeds)
+
+    def make_slots(n_envs: int, workers: bool) -> Any:
+        slots = walk.slots(n_envs, walk.env)
+        step = slots.step
+
+        def step_after_a_plan(*args: Any) -> Any:
+            if not waited:  # its own plan, and that of the other lane
+                waited.append(planned.acquire(timeout=10) and planned.acquire(timeout=10))
+            return step(*args)
+
+        slots.step = step_after_a_plan
+        return slots
+
+    task = replace(walk.task(), make_slots=make_slots)
+    result = run(walk, policy=Planner(), task=task, n_envs=4, workers=True, n_action_steps=1)
+    assert waited[0], "the first step ended before the policy was asked for the other lane"
+    assert result.records == run(walk, n_action_steps=1).records
 
 
 def test_an_error_of_ours_is_not_taken_for_a_crash(walk: Any) -> None:
