@@ -25,15 +25,6 @@ namespace {
 // Rows of a tile: a multiple of the rows of all kernels; its registers fit into the second cache.
 constexpr int64_t kMostTileRows = 48;
 
-// Whether a program has convolutions: their weights fit into no cache, so threads share the products
-// of one tile of rows instead of working on tiles of their own.
-bool has_convolutions(const Program& program) {
-  const int64_t n = program.head(kHeadPrologue) + program.head(kHeadBody);
-  for (int64_t i = 0; i < n; ++i)
-    if (program.instruction(i)[kFieldOp] == kOpConvolve) return true;
-  return false;
-}
-
 void run_parallel(int64_t n, int64_t grain, Job job, void* data) {
   if (n <= grain)
     job(data, 0, n);
@@ -80,7 +71,7 @@ Tensor mlp_sample(const Tensor& inputs, const Tensor& seeds, const Tensor& code,
                         static_cast<const float*>(vectors.const_data_ptr()),
                         weights.const_data_ptr()};
   const char* fault =
-      fault_of(program, code.numel(), plan.numel(), vectors.numel(), weights.numel(), true);
+      fault_of(program, code.numel(), plan.numel(), vectors.numel(), weights.numel());
   STD_TORCH_CHECK(fault == nullptr, op, ": ", fault ? fault : "");
   STD_TORCH_CHECK((program.head(kHeadPrecision) == 1) == is_bf16, op,
                   ": the program and its weights are of different precision");
@@ -100,7 +91,8 @@ Tensor mlp_sample(const Tensor& inputs, const Tensor& seeds, const Tensor& code,
 
   const int64_t row_floats = program.head(kHeadRowFloats), n_inputs = program.head(kHeadInputs);
   const int64_t work = n_rows * program.head(kHeadEvaluations) * weights.numel();
-  const bool is_one = work < 2 * kWorkOfThread || has_convolutions(program);
+  // Threads share the products of one tile of a program with convolutions.
+  const bool is_one = work < 2 * kWorkOfThread || program.has_convolutions();
   const int64_t most = is_one ? 1 : torch::stable::get_num_threads();
   const int64_t n_threads = std::clamp<int64_t>(work / kWorkOfThread, 1, most);
   const int64_t share = (n_rows + n_threads - 1) / n_threads;

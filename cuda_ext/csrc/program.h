@@ -126,6 +126,14 @@ struct Program {
   GP_HD const int64_t* instruction(int64_t i) const {
     return code + kHeaderSize + 2 * head(kHeadRegisters) + i * kInstructionSize;
   }
+  // Whether there are convolutions: their weights are more than a multiprocessor or a core should read
+  // alone, so rows are not spread over them as those of other programs are.
+  GP_HD bool has_convolutions() const {
+    const int64_t n = head(kHeadPrologue) + head(kHeadBody);
+    for (int64_t i = 0; i < n; ++i)
+      if (instruction(i)[kFieldOp] == kOpConvolve) return true;
+    return false;
+  }
   GP_HD int64_t plan_width() const { return kPlanMembers + 2 * head(kHeadMembers); }
   // Positions of the grid of n channels that a register holds.
   GP_HD int64_t positions(int64_t reg, int64_t n) const { return width(reg) / strided(n); }
@@ -135,9 +143,9 @@ struct Program {
 };
 
 // What is wrong with a program, or null. Every offset is checked against the sizes of the tensors,
-// so that a damaged program cannot read or write elsewhere. Kernels without convolutions refuse them.
+// so that a damaged program cannot read or write elsewhere.
 inline const char* fault_of(const Program& p, int64_t n_code, int64_t n_plan, int64_t n_vectors,
-                            int64_t n_weights, bool may_convolve = false) {
+                            int64_t n_weights) {
   if (n_code < kHeaderSize) return "code is too short for its header";
   if (p.head(kHeadVersion) != kVersion) return "the program is of another version";
   for (int64_t f = kHeadInputs; f <= kHeadPrecision; ++f)
@@ -149,6 +157,7 @@ inline const char* fault_of(const Program& p, int64_t n_code, int64_t n_plan, in
       p.head(kHeadPrecision) > 1)
     return "the header is inconsistent";
   if (row_floats < 0 || row_floats > (int64_t{1} << 24)) return "a row is too large";
+  if (row_floats % kPanel != 0) return "a row has no whole panels";
   if (n_code != kHeaderSize + 2 * n_regs + n_instructions * kInstructionSize)
     return "code has another length than its header says";
   if (n_plan != kPlanHeaderSize + n_evals * p.plan_width())
@@ -187,7 +196,6 @@ inline const char* fault_of(const Program& p, int64_t n_code, int64_t n_plan, in
       return "a vector outside of the vectors";
     for (int64_t field = kFieldLength; field <= kFieldPlace; ++field)
       if (at[field] < 0 || at[field] > row_floats) return "a size of an instruction is out of range";
-    if (op >= kOpSpread && !may_convolve) return "these kernels have no convolutions";
     const int64_t length = at[kFieldLength], place = at[kFieldPlace];
     const int64_t from = padded(in < 0 ? 0 : in), to = padded(out);
     // Whether a register holds a grid of so many positions of n channels.

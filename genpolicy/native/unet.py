@@ -165,13 +165,14 @@ class _Writer:
         return slots
 
     def _block(self, parts: Sequence[_Grid], block: nn.Module) -> _Grid:
-        """Write a residual block on channels side by side; its result is a grid of its own."""
+        """Write a residual block on channels side by side; its result is a grid of its own.
+
+        Nothing that is still read is overwritten: kernels may run the two convolutions of the
+        inputs at the same time, and each norm behind the one before it.
+        """
         assert isinstance(block, FilmBlock)
-        place = self.places[block]
-        out = self._conv_norm_mish(parts, block.first, film=place)
-        y = self._take(out.channels, out.length)
-        convolution, norm = _layers(block.second)
-        self._convolve(y, [out], convolution)
+        first = self._conv_norm_mish(parts, block.first, film=self.places[block])
+        out = self._take(first.channels, first.length)
         added = out
         if isinstance(block.skip, nn.Conv1d):
             self._convolve(out, parts, block.skip)
@@ -179,8 +180,11 @@ class _Writer:
             added = parts[0]
         else:  # as many channels side by side as come out: a product with ones copies them
             self._convolve(out, parts, _copying(out.channels))
+        y = self._take(out.channels, out.length)
+        convolution, norm = _layers(block.second)
+        self._convolve(y, [first], convolution)
         self._norm(out, y, norm, added=added)
-        self._give(y)
+        self._give(y, first)
         return out
 
     def _conv_norm_mish(

@@ -180,11 +180,6 @@ class Program:
         return self.code, self.plan, self.vectors, self.weights
 
     @property
-    def has_convolutions(self) -> bool:
-        """Whether there are convolutions, which only the CPU kernels have."""
-        return bool((self._instructions[:, Field.OP] == Op.CONVOLVE).any())
-
-    @property
     def flops(self) -> int:
         """Floating-point operations of the layers of one row."""
         rows = self._instructions

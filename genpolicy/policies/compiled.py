@@ -149,8 +149,6 @@ def write_policy(policy: DenoisingPolicy, *, fields: Mapping[str, Field]) -> tup
         center=torch.as_tensor(center).double(),
         span=torch.as_tensor(span).double(),
     )
-    if program.has_convolutions and policy.device.type != "cpu":
-        raise Unsupported("its network has convolutions, and the CUDA kernels have none")
     return program.tensors
 
 

@@ -29,8 +29,10 @@ using emulated::copy_later;
 using emulated::end_of_copies;
 using emulated::wait_for_copies;
 using emulated::multiply_16x8x16;
-using emulated::sum_of_16;
+using emulated::sum_of;
 using emulated::pair_of_bf16;
+using emulated::count_up;
+using emulated::wait_until;
 #else
 
 __device__ __forceinline__ uint32_t* dynamic_shared() {
@@ -67,10 +69,11 @@ __device__ __forceinline__ void multiply_16x8x16(float (&c)[4], const uint32_t (
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The sum over the 16 lanes of a row, the same in each: lane j adds j + 8, then j + 4, 2 and 1.
-__device__ __forceinline__ float sum_of_16(float value) {
+// The sum over kLanes lanes beside each other, the same in each: lane j adds j + kLanes / 2, and so on.
+template <int kLanes>
+__device__ __forceinline__ float sum_of(float value) {
 #pragma unroll
-  for (int step = kLanesOfRow / 2; step > 0; step /= 2)
+  for (int step = kLanes / 2; step > 0; step /= 2)
     value += __shfl_xor_sync(0xFFFFFFFFu, value, step);
   return value;
 }
@@ -80,6 +83,22 @@ __device__ __forceinline__ uint32_t pair_of_bf16(float first, float second) {
   uint32_t both;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
   return both;
+}
+
+// Adds 1 to a counter of the whole device and returns what it was. What this thread saw or wrote before
+// is seen by threads that find the counter raised.
+__device__ __forceinline__ uint32_t count_up(uint32_t* counter) {
+  uint32_t before;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
+}
+
+// Waits until a counter has reached a number, modulo 2^32.
+__device__ __forceinline__ void wait_until(const uint32_t* counter, uint32_t number) {
+  uint32_t now;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+  } while (static_cast<int32_t>(now - number) < 0);
 }
 
 #endif

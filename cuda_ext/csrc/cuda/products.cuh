@@ -40,27 +40,33 @@ struct Product {
 
 __device__ __forceinline__ float initial(const Product& p, int row, int column) {
   float value = p.vector[column];
-  if (p.extra) value += p.extra[row * p.ld + column];
-  if (p.accumulates) value += p.out[row * p.ld + column];
+  const int at = row * p.ld + column;
+  if (p.extra) value += p.extra[at];
+  if (p.accumulates) value += p.out[at];
   return value;
 }
 
-// Asks for a piece of n_panels panels from word `first` on. Words behind the last one become zero.
-__device__ __forceinline__ void request(const Product& p, int piece, int panel, int n_panels) {
-  uint32_t* stage = p.stream + piece % kStages * kPieceWords;
-  const int first = piece * kDepth;
+// Asks for words `first` to `first + kDepth` of n_panels panels of `depth` words an output; those behind
+// the last one become zero.
+template <int kLd>
+__device__ __forceinline__ void request_panels(uint32_t* stage, const uint32_t* weights, int depth,
+                                               int first, int n_panels) {
   constexpr int kFours = kDepth * kPanel / 4;  // of a panel
 #pragma unroll 1
   for (int i = threadIdx.x; i < n_panels * kFours; i += kThreads) {
     const int which = i / kFours, word = i % kFours / 4, four = i % 4;
-    uint32_t* to = stage + word * kPieceLd + which * kPanel + 4 * four;
-    if (first + word < p.depth) {
-      const int64_t at = (int64_t{panel + which} * p.depth + first + word) * kPanel + 4 * four;
-      copy_later(to, p.weights + at);
+    uint32_t* to = stage + word * kLd + which * kPanel + 4 * four;
+    if (first + word < depth) {
+      copy_later(to, weights + (int64_t{which} * depth + first + word) * kPanel + 4 * four);
     } else {
       *reinterpret_cast<Four<uint32_t>*>(to) = Four<uint32_t>{};
     }
   }
+}
+
+__device__ __forceinline__ void request(const Product& p, int piece, int panel, int n_panels) {
+  request_panels<kPieceLd>(p.stream + piece % kStages * kPieceWords,
+                           p.weights + int64_t{panel} * p.depth * kPanel, p.depth, piece * kDepth, n_panels);
 }
 
 // Calls use(piece, words) for every piece of n_panels panels, with the piece in shared memory.
@@ -88,14 +94,45 @@ __device__ __forceinline__ void stream_pieces(const Product& p, int panel, int n
 
 // ---- float32: a thread sums kOwn rows by 4 columns in each of kGroups groups of columns ----------
 
-template <int kRows>
+template <int kRows, int kBeside = kRows == 32 ? 2 : 1>
 struct Layout {
-  static constexpr int kRowWarps = kRows == 32 ? 2 : 1;   // warps beside each other in rows
+  static constexpr int kRowWarps = kBeside;               // warps beside each other in rows
   static constexpr int kSpan = kRows / kRowWarps;         // rows of a warp
   static constexpr int kOwn = kSpan / 4;                  // rows of a thread, 4 apart
   static constexpr int kWide = 32 * kWarps / kRowWarps;   // columns of a group
   static constexpr int kMostGroups = kColumns / kWide;
 };
+
+// Adds the products of n inputs with a piece of the weights. x is the first input of this thread's first
+// row, w the thread's first column.
+template <class L, int kGroups, int kLd>
+__device__ __forceinline__ void add_piece_f32(const float* x, int ld, int n, const float* w,
+                                              float (&sums)[kGroups][L::kOwn][4]) {
+  auto one = [&](int k, int i, float value) {
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      const auto b = *reinterpret_cast<const Four<float>*>(w + k * kLd + g * L::kWide);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums[g][i][j] = fused(value, b.at[j], sums[g][i][j]);
+    }
+  };
+  int k = 0;
+  // Four inputs of four rows are enough independent work; of two rows they are not.
+#pragma unroll(L::kOwn <= 2 ? 2 : 1)
+  for (; k + 4 <= n; k += 4) {
+    Four<float> a[L::kOwn];
+#pragma unroll
+    for (int i = 0; i < L::kOwn; ++i) a[i] = *reinterpret_cast<const Four<float>*>(x + (4 * i * ld + k));
+#pragma unroll
+    for (int q = 0; q < 4; ++q)
+#pragma unroll
+      for (int i = 0; i < L::kOwn; ++i) one(k + q, i, a[i].at[q]);
+  }
+#pragma unroll 1
+  for (; k < n; ++k)
+#pragma unroll
+    for (int i = 0; i < L::kOwn; ++i) one(k, i, x[4 * i * ld + k]);
+}
 
 template <int kRows, int kGroups>
 __device__ __forceinline__ void pass_f32(const Product& p, int panel, int n_panels) {
@@ -122,31 +159,7 @@ __device__ __forceinline__ void pass_f32(const Product& p, int panel, int n_pane
     const float* w = reinterpret_cast<const float*>(words) + column;
     const int left = p.n_in - piece * kDepth;
     const int n = left < kDepth ? left : kDepth;
-    auto one = [&](int k, int i, float value) {
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-        const auto b = *reinterpret_cast<const Four<float>*>(w + k * kPieceLd + g * L::kWide);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) sums[g][i][j] = fused(value, b.at[j], sums[g][i][j]);
-      }
-    };
-    int k = 0;
-    // Four inputs of 32 or 16 rows are enough independent work; of 8 rows they are not.
-#pragma unroll(kRows == 8 ? 2 : 1)
-    for (; k + 4 <= n; k += 4) {
-      Four<float> a[L::kOwn];
-#pragma unroll
-      for (int i = 0; i < L::kOwn; ++i)
-        a[i] = *reinterpret_cast<const Four<float>*>(x + 4 * i * p.ld + k);
-#pragma unroll
-      for (int q = 0; q < 4; ++q)
-#pragma unroll
-        for (int i = 0; i < L::kOwn; ++i) one(k + q, i, a[i].at[q]);
-    }
-#pragma unroll 1
-    for (; k < n; ++k)
-#pragma unroll
-      for (int i = 0; i < L::kOwn; ++i) one(k, i, x[4 * i * p.ld + k]);
+    add_piece_f32<L, kGroups, kPieceLd>(x, p.ld, n, w, sums);
   });
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
@@ -170,37 +183,41 @@ struct alignas(8) Two {
 
 // Two successive inputs of a row as bfloat16; what lies behind the layer's inputs may hold anything.
 template <bool kWhole>
-__device__ __forceinline__ uint32_t inputs_of(const float* row, int k, int n_in) {
+__device__ __forceinline__ uint32_t inputs_of(const float* x, int row, int k, int n_in) {
   if constexpr (kWhole) {
-    const auto both = *reinterpret_cast<const Two*>(row + k);
+    const auto both = *reinterpret_cast<const Two*>(x + (row + k));
     return pair_of_bf16(both.first, both.second);
   }
-  return pair_of_bf16(k < n_in ? row[k] : 0.0f, k + 1 < n_in ? row[k + 1] : 0.0f);
+  return pair_of_bf16(k < n_in ? x[row + k] : 0.0f, k + 1 < n_in ? x[row + k + 1] : 0.0f);
 }
 
-template <int kRows, int kGroups, bool kWhole>
-__device__ __forceinline__ void multiply_piece(const Product& p, int piece, const uint32_t* words,
-                                               int n_panels, float (&sums)[kGroups][2][kRows / 16][4]) {
+// Adds the products of the inputs [first, first + 2 kDepth) of n with a piece of the weights. x is the
+// first row.
+template <int kRows, int kGroups, int kLd, bool kWhole>
+__device__ __forceinline__ void add_piece_bf16(const float* x, int ld, int first, int n,
+                                               const uint32_t* words, int n_panels,
+                                               float (&sums)[kGroups][2][kRows / 16][4]) {
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
-#pragma unroll
+  // Unrolled, the largest kernels would have more addresses than registers.
+#pragma unroll 1
   for (int half = 0; half < 2; ++half) {  // 16 inputs, 8 words, each
     uint32_t a[kRows / 16][4];
-    const int k = 2 * (piece * kDepth + half * 8 + q);
+    const int k = first + 2 * (half * 8 + q);
 #pragma unroll
     for (int m = 0; m < kRows / 16; ++m)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        a[m][i] = inputs_of<kWhole>(p.inputs + (16 * m + g + i % 2 * 8) * p.ld, k + i / 2 * 8, p.n_in);
+        a[m][i] = inputs_of<kWhole>(x, (16 * m + g + i % 2 * 8) * ld, k + i / 2 * 8, n);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
       const int which = warp + group * kWarps;
       if (which >= n_panels) continue;  // for the whole warp
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const uint32_t* b = words + (half * 8 + q) * kPieceLd + which * kPanel + n * 8 + g;
+      for (int part = 0; part < 2; ++part) {
+        const uint32_t* b = words + (half * 8 + q) * kLd + which * kPanel + part * 8 + g;
 #pragma unroll
         for (int m = 0; m < kRows / 16; ++m)
-          multiply_16x8x16(sums[group][n][m], a[m], b[0], b[4 * kPieceLd]);
+          multiply_16x8x16(sums[group][part][m], a[m], b[0], b[4 * kLd]);
       }
     }
   }
@@ -227,10 +244,11 @@ __device__ __forceinline__ void pass_bf16(const Product& p, int panel, int n_pan
   each([&](float& sum, int row, int column) { sum = initial(p, row, column); });
   stream_pieces(p, panel, n_panels, [&](int piece, const uint32_t* words) {
     if (warp >= n_panels) return;
-    if ((piece + 1) * 2 * kDepth <= p.n_in)
-      multiply_piece<kRows, kGroups, true>(p, piece, words, n_panels, sums);
+    const int first = piece * 2 * kDepth;
+    if (first + 2 * kDepth <= p.n_in)
+      add_piece_bf16<kRows, kGroups, kPieceLd, true>(p.inputs, p.ld, first, p.n_in, words, n_panels, sums);
     else
-      multiply_piece<kRows, kGroups, false>(p, piece, words, n_panels, sums);
+      add_piece_bf16<kRows, kGroups, kPieceLd, false>(p.inputs, p.ld, first, p.n_in, words, n_panels, sums);
   });
   each([&](float& sum, int row, int column) { p.out[row * p.ld + column] = sum; });
 }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genpolicy.native.builder import Builder, Evaluation, Limits, Precision, Slot
 from genpolicy.native.networks import lower_network
-from genpolicy.networks import MLP, ResidualMLP
+from genpolicy.networks import MLP, ConditionalUnet1D, ResidualMLP
 from genpolicy.ops import mlp_reference
 from genpolicy.ops.program import Program, Register, padded
 
@@ -62,7 +62,7 @@ class Case:
         chunk = horizon * action_dim
         n_inputs = N_STEPS * OBS_DIM
         builder = Builder(n_inputs=n_inputs, chunk=chunk, precision=self.precision)
-        cond = _observations(builder, n_inputs, self.octaves)
+        cond = observations(builder, n_inputs, self.octaves)
         shift = 0.1 * torch.randn(len(self.times), chunk) if self.has_shifts else None
         for number in range(self.members):
             x = builder.register(chunk)
@@ -126,7 +126,81 @@ class Case:
         )
 
 
-def _observations(builder: Builder, n_inputs: int, octaves: int) -> list[Slot]:
+@dataclass(frozen=True, kw_only=True)
+class UnetCase:
+    """A program of a U-Net, and of what it is composed with.
+
+    Args:
+        dims: channels of the levels.
+        n_groups: of the norms.
+        horizon: actions of a chunk.
+        action_dim: numbers of an action.
+        kernel_size: of the convolutions.
+        film_scale: factors as well as shifts by the condition.
+        beside: an MLP that is composed with it.
+        precision: of products.
+        n_evaluations: of the networks.
+    """
+
+    dims: tuple[int, ...] = (16,)
+    n_groups: int = 4
+    horizon: int = 4
+    action_dim: int = 3
+    kernel_size: int = 3
+    film_scale: bool = True
+    beside: bool = False
+    precision: Precision = "fp32"
+    n_evaluations: int = 1
+
+    def program(self) -> Program:
+        """Return the program, the same at every call; with noise and shifts."""
+        torch.manual_seed(sum(self.dims) + self.horizon)
+        chunk, n_inputs = self.horizon * self.action_dim, N_STEPS * OBS_DIM
+        builder = Builder(n_inputs=n_inputs, chunk=chunk, precision=self.precision)
+        cond = observations(builder, n_inputs, octaves=1)
+        times = torch.linspace(90.0, 20.0, self.n_evaluations)
+        networks = self.networks(len(cond) // N_STEPS)
+        for number, network in enumerate(networks):
+            x = builder.register(chunk)
+            builder.member_input(x, number)
+            shift = 0.1 * torch.randn(self.n_evaluations, chunk)
+            out = lower_network(builder, network, x=x, cond=cond, times=times, shift=shift)
+            builder.combine(out, number)
+        members = [(1.0, 0.5 / (number + 1)) for number in range(len(networks))]
+        evaluations = [
+            Evaluation(
+                c_x=0.3, c_denoised=0.7, c_noise=0.2 * (e == 0), noise_index=e + 1, on_x=0.2,
+                members=members,
+            )
+            for e in range(self.n_evaluations)
+        ]  # fmt: skip
+        span, center = torch.full((chunk,), 1.5), torch.linspace(-0.1, 0.1, chunk)
+        limits = Limits(init=1.0, every_step=(-3.0, 3.0), end=None, center=center, span=span)
+        return builder.build(evaluations, limits)
+
+    def networks(self, obs_dim: int) -> list[nn.Module]:
+        """Return the networks, with biases, gains and offsets that matter."""
+        sizes = {"horizon": self.horizon, "action_dim": self.action_dim, "n_obs_steps": N_STEPS}
+        unet = ConditionalUnet1D(
+            **sizes,
+            obs_dim=obs_dim,
+            time_dim=8,
+            dims=self.dims,
+            n_groups=self.n_groups,
+            kernel_size=self.kernel_size,
+            film_scale=self.film_scale,
+        )
+        found: list[nn.Module] = [unet]
+        if self.beside:
+            found.append(MLP(**sizes, obs_dim=obs_dim, width=24, n_layers=2))
+        for network in found:
+            for parameter in network.requires_grad_(False).parameters():
+                if parameter.ndim == 1:
+                    parameter += 0.2 * torch.randn_like(parameter)
+        return found
+
+
+def observations(builder: Builder, n_inputs: int, octaves: int) -> list[Slot]:
     """Write a prologue as encoders have it: units, a key that may be absent, waves, two layers."""
     features = builder.register(n_inputs + 1)
     center, gain = torch.randn(n_inputs), torch.rand(n_inputs) + 0.5

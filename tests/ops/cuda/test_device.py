@@ -7,11 +7,14 @@ import dataclasses
 import pytest
 import torch
 
+from genpolicy.native.builder import Precision
 from genpolicy.ops import Draw, Parts, backend, compose_step, mlp_reference
+from genpolicy.ops.program import Header
 from genpolicy.policies.compiled import why_not_compiled
 from tests.native.cases import in_torch, observations, policy
-from tests.ops.cuda.programs import Case, batch, errors
+from tests.ops.cuda.programs import Case, UnetCase, batch, errors
 from tests.ops.cuda.test_emulated import BF16_CASES, CASES, FLOOR
+from tests.ops.cuda.test_emulated_grid import CASES as UNETS
 
 pytestmark = pytest.mark.gpu
 
@@ -25,10 +28,10 @@ def _kernels() -> None:
         pytest.skip("genpolicy_ext has no CUDA kernels; build it with: GENPOLICY_CUDA=1 make ext")
 
 
-def on_device(case: Case, n_rows: int, device: str = "cuda") -> torch.Tensor:
+def on_device(case: Case | UnetCase, n_rows: int, device: str = "cuda") -> torch.Tensor:
     inputs, seeds = (t.to(device) for t in batch(n_rows))
     code, plan, vectors, weights = case.program().tensors
-    chunk = case.chunk[0] * case.chunk[1]
+    chunk = int(code[Header.CHUNK])
     return RUN(inputs, seeds, code, plan, vectors.to(device), weights.to(device), chunk)
 
 
@@ -59,6 +62,27 @@ def test_a_row_is_the_same_bit_for_bit_in_every_batch(name: str) -> None:
     whole = on_device(CASES[name], 100_000)
     for n_rows in (1, 40, 3000):
         assert torch.equal(on_device(CASES[name], n_rows), whole[:n_rows])
+
+
+@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("n_rows", [0, 1, 7, 300, 1000])
+def test_networks_with_convolutions(name: str, n_rows: int) -> None:
+    case = UNETS[name][0]
+    actual = on_device(case, n_rows)
+    error, usual = errors(actual.cpu(), *batch(n_rows), case.program())
+    assert error <= 2 * usual + FLOOR
+    assert torch.equal(on_device(case, n_rows), actual)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_large_convolutions_are_the_same_in_every_batch(precision: Precision) -> None:
+    case = UnetCase(
+        dims=(256, 512), n_groups=8, horizon=16, kernel_size=5, n_evaluations=3, precision=precision
+    )
+    whole = on_device(case, 600)
+    assert whole.isfinite().all()
+    for n_rows in (1, 2, 17, 300):
+        assert torch.equal(on_device(case, n_rows), whole[:n_rows])
 
 
 def test_row_noise_and_other_streams() -> None:

@@ -15,11 +15,12 @@ from tests.ops.cuda.emulation import SOURCES
 MOST_REGISTERS = {
     # 2 blocks of 256 threads in the 65,536 registers of a multiprocessor
     "sample_kernel": 128,
+    "grid_kernel": 128,
     # 4 and more of them
     "noise_kernel": 64,
     "step_kernel": 64,
 }
-N_KERNELS = {"mlp_sample.cu": 9, "row_noise.cu": 1, "step.cu": 2}
+N_KERNELS = {"mlp_sample.cu": 9, "grid_sample.cu": 4, "row_noise.cu": 1, "step.cu": 2}
 # Those of setup.py, and reports.
 FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Werror", "all-warnings"]
 REPORTS = ["-Xptxas", "-v,-warn-spills"]
@@ -55,7 +56,7 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """Both sources for one architecture: what ptxas reported of each kernel, and its PTX."""
+    """All sources for one architecture: what ptxas reported of each kernel, and its PTX."""
     reports: dict[str, str] = {}
     listings: dict[str, str] = {}
     for source, n_kernels in N_KERNELS.items():
@@ -95,11 +96,13 @@ def test_hot_loops_load_vectors_and_know_where_memory_is(compiled: Compiled) -> 
     for name, kernel in compiled.listings.items():
         # An access that names no space is found out for each address when it runs.
         assert not re.findall(r"\b(?:ld|st)\.(?:local|v[24]|[fub]\d+)", kernel), name
-        variant = re.search(r"sample_kernelILi\d+ELb(\d)ELb(\d)E", name)
+        variant = re.search(r"(sample|grid)_kernelILi\d+ELb(\d)E(?:Lb(\d)E)?", name)
         if variant is None:
             continue
-        space = "shared" if variant[2] == "1" else "global"
-        if variant[1] == "1":
+        # Blocks that work together bring their inputs to shared memory with the weights.
+        is_shared = variant[1] == "grid" or variant[3] == "1"
+        space = "shared" if is_shared else "global"
+        if variant[2] == "1":
             assert "mma.sync.aligned.m16n8k16" in kernel, name
             assert f"ld.{space}.v2.f32" in kernel, name
         else:

@@ -15,7 +15,7 @@ import torch
 
 from genpolicy.ops.program import Program
 from tests.ops.cuda.emulation import FEW, ONE, SMALL, TINY, built, compiler
-from tests.ops.cuda.programs import Case, batch, errors
+from tests.ops.cuda.programs import Case, UnetCase, batch, errors
 
 SANITIZERS = {
     "memory": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0"],
@@ -25,6 +25,8 @@ CASES = {
     "mlp": Case(width=20, depth=1, is_noisy=True, octaves=1),
     "film": Case(kind="film", width=16, depth=1, has_stages=True, has_shifts=True),
     "bf16": Case(width=17, depth=1, precision="bf16"),
+    "unet": UnetCase(dims=(8,), n_groups=2),
+    "unet, bf16": UnetCase(dims=(8,), n_groups=2, horizon=2, precision="bf16"),
 }
 
 
@@ -59,7 +61,14 @@ def run(
 
 
 @pytest.mark.parametrize(
-    ("name", "n_rows", "device"), [("mlp", 9, SMALL), ("film", 33, FEW), ("bf16", 17, TINY)]
+    ("name", "n_rows", "device"),
+    [
+        ("mlp", 9, SMALL),
+        ("film", 33, FEW),
+        ("bf16", 17, TINY),
+        ("unet", 3, FEW),
+        ("unet, bf16", 2, FEW),
+    ],
 )
 def test_nothing_is_found(
     sanitized: Path, tmp_path: Path, name: str, n_rows: int, device: int
@@ -70,16 +79,18 @@ def test_nothing_is_found(
     inputs, seeds = batch(n_rows)
     actual = torch.from_numpy(np.fromfile(out, dtype=np.float32)).view(n_rows, -1)
     error, usual = errors(actual, inputs, seeds, program)
-    assert error <= 2 * usual + (2e-2 if name == "bf16" else 2e-6)
+    assert error <= 2 * usual + (2e-2 if "bf16" in name else 2e-6)
 
 
-@pytest.mark.parametrize("number", [2, 10])
-def test_a_missing_barrier_is_found(tmp_path: Path, number: int) -> None:
-    # Behind the clearing of registers, and between two instructions.
+@pytest.mark.parametrize(
+    ("name", "number", "device"), [("mlp", 2, ONE), ("mlp", 10, ONE), ("unet", 4, FEW)]
+)
+def test_a_missing_barrier_is_found(tmp_path: Path, name: str, number: int, device: int) -> None:
+    # Behind the clearing of registers, between two instructions, and behind a wait for all blocks.
     if compiler() is None:
         pytest.skip("no C++ compiler; set CXX or install g++")
     executable = built("sanitized-races", *SANITIZERS["races"], "-g1", main="sanitized.cpp")
-    program = CASES["mlp"].program()
-    done, _ = run(executable, tmp_path, program, 5, ONE, EMULATED_LEAVE_OUT=str(number))
+    program = CASES[name].program()
+    done, _ = run(executable, tmp_path, program, 5, device, EMULATED_LEAVE_OUT=str(number))
     assert done.returncode != 0
     assert "data race" in done.stderr

@@ -81,7 +81,7 @@ struct Block {
   std::atomic<int64_t> places[2]{0, 0};
 };
 
-inline Block* block = nullptr;
+inline thread_local Block* block = nullptr;
 inline thread_local std::vector<std::vector<Copy>> copies;
 inline thread_local int64_t n_met = 0;
 // A barrier that is left out, so that a test can see that its absence is found.
@@ -136,20 +136,37 @@ inline void wait_for_copies() {
   }
 }
 
-inline float sum_of_16(float value) {
+template <int kLanes>
+inline float sum_of(float value) {
   Warp& mine = warp();
   const unsigned lane = threadIdx.x % 32;
   mine.sums[lane] = value;
   mine.barrier.wait();
-  float lanes[16];
-  for (unsigned j = 0; j < 16; ++j) lanes[j] = mine.sums[lane / 16 * 16 + j];
+  float lanes[kLanes];
+  for (unsigned j = 0; j < kLanes; ++j) lanes[j] = mine.sums[lane / kLanes * kLanes + j];
   mine.barrier.wait();
-  for (unsigned step = 8; step > 0; step /= 2) {
-    float next[16];
-    for (unsigned j = 0; j < 16; ++j) next[j] = lanes[j] + lanes[j ^ step];
+  for (unsigned step = kLanes / 2; step > 0; step /= 2) {
+    float next[kLanes];
+    for (unsigned j = 0; j < kLanes; ++j) next[j] = lanes[j] + lanes[j ^ step];
     std::memcpy(lanes, next, sizeof(lanes));
   }
-  return lanes[lane % 16];
+  return lanes[lane % kLanes];
+}
+
+inline uint32_t count_up(uint32_t* counter) {
+  const std::atomic_ref<uint32_t> shared(*counter);
+  const uint32_t before = shared.fetch_add(1, std::memory_order_acq_rel);
+  shared.notify_all();
+  return before;
+}
+
+inline void wait_until(const uint32_t* counter, uint32_t number) {
+  const std::atomic_ref<uint32_t> shared(*const_cast<uint32_t*>(counter));
+  for (;;) {
+    const uint32_t now = shared.load(std::memory_order_acquire);
+    if (static_cast<int32_t>(now - number) >= 0) return;
+    shared.wait(now, std::memory_order_acquire);
+  }
 }
 
 inline uint32_t pair_of_bf16(float first, float second) {
@@ -192,35 +209,48 @@ inline thread_local int current_device = 0;
 inline int64_t last_launch[5];
 inline size_t allowed_shared = 48 * 1024;
 
+// What a thread does in one block.
 template <class Run>
-void run_blocks(unsigned n_blocks, unsigned n_threads, size_t shared_bytes, Run run) {
+void run_in_block(Block& here, unsigned which, size_t shared_bytes, Run run) {
+  block = &here;
+  blockIdx.x = which;
+  if (threadIdx.x == 0 && shared_bytes > 0) std::memset(here.shared.get(), 0xFF, shared_bytes);
+  meet(1);
+  run();
+  for (const auto& group : copies)
+    if (!group.empty()) fail("a block ends with copies that nobody waited for");
+  copies.clear();
+  meet(2);
+}
+
+// Runs blocks one after the other, or, where they wait for each other, all together.
+template <class Run>
+void run_blocks(unsigned n_blocks, unsigned n_threads, size_t shared_bytes, bool together, Run run) {
   static std::mutex one_launch;
   const std::lock_guard<std::mutex> guard(one_launch);
-  Block here;
-  here.barrier.resize(n_threads);
-  here.warps = std::vector<Warp>(n_threads / 32);
-  for (Warp& warp : here.warps) warp.barrier.resize(32);
-  here.shared.reset(static_cast<uint32_t*>(std::aligned_alloc(16, (shared_bytes + 15) / 16 * 16)));
-  block = &here;
+  std::vector<std::unique_ptr<Block>> blocks;
+  for (unsigned b = 0; b < (together ? n_blocks : 1); ++b) {
+    blocks.push_back(std::make_unique<Block>());
+    Block& here = *blocks.back();
+    here.barrier.resize(n_threads);
+    here.warps = std::vector<Warp>(n_threads / 32);
+    for (Warp& warp : here.warps) warp.barrier.resize(32);
+    here.shared.reset(static_cast<uint32_t*>(std::aligned_alloc(16, (shared_bytes + 15) / 16 * 16)));
+  }
   std::vector<std::thread> threads;
-  for (unsigned t = 0; t < n_threads; ++t)
-    threads.emplace_back([&, t] {
-      threadIdx.x = t;
-      gridDim = dim3(n_blocks);
-      blockDim = dim3(n_threads);
-      for (unsigned b = 0; b < n_blocks; ++b) {
-        blockIdx.x = b;
-        if (t == 0 && shared_bytes > 0) std::memset(here.shared.get(), 0xFF, shared_bytes);
-        meet(1);
-        run();
-        for (const auto& group : copies)
-          if (!group.empty()) fail("a block ends with copies that nobody waited for");
-        copies.clear();
-        meet(2);
-      }
-    });
+  for (unsigned b = 0; b < blocks.size(); ++b)
+    for (unsigned t = 0; t < n_threads; ++t)
+      threads.emplace_back([&, b, t] {
+        threadIdx.x = t;
+        gridDim = dim3(n_blocks);
+        blockDim = dim3(n_threads);
+        if (together)
+          run_in_block(*blocks[b], b, shared_bytes, run);
+        else
+          for (unsigned which = 0; which < n_blocks; ++which)
+            run_in_block(*blocks[0], which, shared_bytes, run);
+      });
   for (std::thread& thread : threads) thread.join();
-  block = nullptr;
 }
 
 }  // namespace emulated
@@ -264,17 +294,44 @@ cudaError_t cudaFuncSetAttribute(T*, cudaFuncAttribute, int bytes) {
   return cudaSuccess;
 }
 
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t n, cudaStream_t) {
+  std::memset(to, value, n);
+  return cudaSuccess;
+}
+
+template <class T>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* n, T*, int, size_t shared) {
+  *n = shared <= static_cast<size_t>(emulated::kDevices[emulated::current_device].shared_bytes);
+  return cudaSuccess;
+}
+
+namespace emulated {
+
+template <class T>
+cudaError_t launch(void (*kernel)(T), dim3 grid, dim3 threads, void** list, size_t shared,
+                   cudaStream_t stream, bool together) {
+  if (grid.x == 0 || shared > allowed_shared) return cudaErrorInvalidValue;
+  const int64_t record[] = {current_device, grid.x, threads.x, static_cast<int64_t>(shared),
+                            static_cast<int64_t>(reinterpret_cast<uintptr_t>(stream))};
+  std::memcpy(last_launch, record, sizeof(record));
+  allowed_shared = 48 * 1024;
+  const T arguments = *static_cast<const T*>(list[0]);
+  run_blocks(grid.x, threads.x, shared, together, [&] { kernel(arguments); });
+  return cudaSuccess;
+}
+
+}  // namespace emulated
+
 template <class T>
 cudaError_t cudaLaunchKernel(void (*kernel)(T), dim3 grid, dim3 threads, void** list, size_t shared,
                              cudaStream_t stream) {
-  if (grid.x == 0 || shared > emulated::allowed_shared) return cudaErrorInvalidValue;
-  const int64_t record[] = {emulated::current_device, grid.x, threads.x, static_cast<int64_t>(shared),
-                            static_cast<int64_t>(reinterpret_cast<uintptr_t>(stream))};
-  std::memcpy(emulated::last_launch, record, sizeof(record));
-  emulated::allowed_shared = 48 * 1024;
-  const T arguments = *static_cast<const T*>(list[0]);
-  emulated::run_blocks(grid.x, threads.x, shared, [&] { kernel(arguments); });
-  return cudaSuccess;
+  return emulated::launch(kernel, grid, threads, list, shared, stream, false);
+}
+
+template <class T>
+cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(T), dim3 grid, dim3 threads, void** list, size_t shared,
+                                        cudaStream_t stream) {
+  return emulated::launch(kernel, grid, threads, list, shared, stream, true);
 }
 
 inline const char* cudaGetErrorName(cudaError_t error) {
