@@ -60,8 +60,12 @@ def rows_of(file: str) -> list[dict[str, str]]:
 def main(*files: str) -> None:
     """Append the rows of the files."""
     rows = [row for file in files for row in rows_of(file)]
+    is_new = not TARGET.exists()
     with open(TARGET, "a", newline="", encoding="utf-8") as handle:
-        csv.DictWriter(handle, fieldnames=list(rows[0])).writerows(rows)
+        writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
+        if is_new:
+            writer.writeheader()
+        writer.writerows(rows)
     print(f"{len(rows)} rows more: {TARGET}")
 
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Needs the files of door-human-v0 and kitchen-complete below GENPOLICY_DATA, and in POLICIES the
-# actors that the recipes of genpolicy.d4rl_tasks name. Every step is skipped where its result exists.
-# LOCK="flock FILE" lets several such scripts share a machine.
+# actors that the recipes of genpolicy.d4rl_tasks name. Every step is skipped where its result exists;
+# `run.sh collect` writes results.csv from what there is. LOCK="flock FILE" shares a machine.
 set -euo pipefail
 runs=${RUNS:-runs/d4rl}
-policies=${POLICIES:?folder with hopper_sac.npz, hopper_tqc.npz, ...}
+policies=${POLICIES:-$runs/policies}
 lock=${LOCK:-}
+only=${1:-}
 mkdir -p "$runs"
 small=(policy.network.width=256 data.batch_size=128 trainer.n_threads=1 seed=0)
 
@@ -20,31 +21,32 @@ train() {  # task method steps [settings]
 pairs=()
 report() {  # task method steps [evaluation task]
   local task=${4:-$1}
-  local out="$runs/$1-$2/evaluations/$task" sampler=()
-  [ "$2" != diffusion ] || sampler=(sampler.rule=ddim sampler.n_steps=16)
-  [ ! -f "$out/records.jsonl" ] || sampler+=(resume=true)  # one that was stopped goes on
-  [ -f "$out/result.json" ] || $lock genpolicy evaluate checkpoint="$runs/$1-$2/last" \
-    task="d4rl/$task" n_episodes=100 n_envs=20 first_seed=100000 out="$out" "${sampler[@]}"
-  pairs+=("$2@$3=$out/result.json")
+  local out="$runs/$1-$2/evaluations/$task" settings=()
+  [ "$2" != diffusion ] || settings=(sampler.rule=ddim sampler.n_steps=16)
+  [ ! -f "$out/records.jsonl" ] || settings+=(resume=true)  # one that was stopped goes on
+  [ -n "$only" ] || [ -f "$out/result.json" ] || $lock genpolicy evaluate n_episodes=100 n_envs=20 \
+    first_seed=100000 checkpoint="$runs/$1-$2/last" task="d4rl/$task" out="$out" "${settings[@]}"
+  [ ! -f "$out/result.json" ] || pairs+=("$2@$3=$out/result.json")
 }
 bc() {  # task method steps [settings]
-  train "$@"
+  [ -n "$only" ] || train "$@"
   report "$1" "$2" "$3"
   [ "$1" != door-human ] || report "$1" "$2" "$3" door-human-longhorizon
 }
 
+[ -n "$only" ] || for robot in hopper halfcheetah walker2d; do data "$robot"; done
 bc kitchen-complete flow 5000
 bc door-human flow 2500
-for robot in hopper halfcheetah walker2d; do
-  data "$robot"
-  bc "$robot-medium-expert" flow 2000 data.path="$runs/$robot-medium-expert.hdf5"
-done
+bc hopper-medium-expert flow 2000 data.path="$runs/hopper-medium-expert.hdf5"
 bc kitchen-complete diffusion 2500
 bc door-human diffusion 2500
 bc kitchen-complete distilled 1200 algorithm.teacher="$runs/kitchen-complete-flow/last"
 bc door-human distilled 1200 algorithm.teacher="$runs/door-human-flow/last"
-for robot in hopper halfcheetah walker2d; do
-  bc "$robot-medium-expert" diffusion 2000 data.path="$runs/$robot-medium-expert.hdf5"
+bc hopper-medium-expert diffusion 2000 data.path="$runs/hopper-medium-expert.hdf5"
+for robot in halfcheetah walker2d; do
+  for method in flow diffusion; do
+    bc "$robot-medium-expert" "$method" 2000 data.path="$runs/$robot-medium-expert.hdf5"
+  done
 done
 python experiments/collect.py experiments/d4rl "${pairs[@]}"
 python experiments/d4rl/behavior.py "$runs"/*-medium-expert.hdf5

@@ -233,12 +233,11 @@ def check_rendering() -> Iterator[Row]:
 
 def check_data() -> Iterator[Row]:
     """Which data sets are on this machine."""
-    from genpolicy.data.registry import DATASETS, find_dataset
+    from genpolicy.data.registry import DATASETS, find_datasets
 
-    for name, entry in DATASETS.items():
-        path = find_dataset(name)
+    for name, path in find_datasets().items():
         if path is None:
-            yield Row("data", name, "off", "not here", entry.hint)
+            yield Row("data", name, "off", "not here", DATASETS[name].hint)
         else:
             yield Row("data", name, "OK", str(path))
 

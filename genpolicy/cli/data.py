@@ -73,13 +73,13 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _list(argv: Sequence[str]) -> int:
-    from genpolicy.data.registry import DATASETS, find_dataset
+    from genpolicy.data.registry import DATASETS, find_datasets
 
     if argv:
         raise UsageError(f"data list takes no arguments, got {list(argv)}")
     table = _table("data set", "what it is", "on this machine")
-    for name, entry in DATASETS.items():
-        path = find_dataset(name)
+    for name, path in find_datasets().items():
+        entry = DATASETS[name]
         here = _home(path) if path is not None else f"no: {entry.hint}"
         table.add_row(name, entry.description, here)
     _console().print(table)
