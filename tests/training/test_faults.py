@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from genpolicy.cli.main import main
+from genpolicy.cli import main as main_module
 from genpolicy.errors import CheckpointError, RunStoppedError, UsageError
 from genpolicy.files import sha256_of
-from genpolicy.policies import load_policy, read_card
+from genpolicy.policies import load_policy, read_card, weights
 from genpolicy.training import resume, state_io, train
 from genpolicy.training.run_folder import RunFolder
 
@@ -27,31 +27,46 @@ def _digests(run):
     return [sha256_of(run / name) for name in FILES]
 
 
-def _command(config):
-    """A training in another process, from the configuration as `train` gets it."""
-    code = "import json, sys; from genpolicy.training import train; "
-    code += "from genpolicy.cli import main as m; m._dispatch = lambda a: train(json.loads(a[0]), "
-    code += "progress=False) and 0; raise SystemExit(m.main(sys.argv[1:]))"
-    return [sys.executable, "-c", code, json.dumps(config)]
+def _forked(action, stderr=None):
+    """Start ``action`` in a copy of this process; its exit code is what the action returns."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            if stderr is not None:
+                os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
+                sys.stderr = os.fdopen(2, "w")
+            code = action()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def _train(config):
+    """Train as the command line does, with its exit codes and messages."""
+    main_module._dispatch = lambda _: train(config, progress=False) and 0
+    return main_module.main(["train"])
 
 
 def test_sigterm_saves_the_state_exits_with_143_and_the_run_continues_as_if_never_stopped(
-    tiny_config,
+    tiny_config, tmp_path
 ):
-    overrides = ["trainer.max_steps=400", "save.every=400"]
+    overrides = ["trainer.max_steps=150", "save.every=150"]
     whole = train(tiny_config(*overrides, run="whole"), progress=False)
     config = tiny_config(*overrides, run="stopped")
-    child = subprocess.Popen(_command(config), stderr=subprocess.PIPE, text=True)
+    pid = _forked(lambda: _train(config), stderr=tmp_path / "err")
     run = RunFolder(config["run_dir"])
     while sum(1 for _ in run.read_metrics()) < 5:
-        assert child.poll() is None
-        time.sleep(0.01)
-    child.send_signal(signal.SIGTERM)
-    _, err = child.communicate()
-    assert child.returncode == 143, err
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGTERM)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    err = (tmp_path / "err").read_text()
+    assert code == 143, err
     state = run.latest_state()
     assert state is not None
-    assert 5 <= int(state.name.removeprefix("step-")) < 400
+    assert 5 <= int(state.name.removeprefix("step-")) < 150
     assert f"resume={run.path}" in err
     assert "Traceback" not in err
     assert _digests(resume(run.path, progress=False)) == _digests(whole)
@@ -69,25 +84,21 @@ def test_a_run_stops_at_its_deadline_and_continues_exactly(tiny_config):
 
 
 @pytest.mark.parametrize("at", ["policy", "state"])
-def test_a_kill_while_a_checkpoint_is_written_keeps_the_one_before(tiny_config, at):
+def test_a_kill_while_a_checkpoint_is_written_keeps_the_one_before(tiny_config, monkeypatch, at):
     whole = train(tiny_config(run="whole"), progress=False)
     config = tiny_config(run="killed")
-    name = {"policy": "genpolicy.policies.weights", "state": "genpolicy.training.state_io"}[at]
-    code = f"""
-import json, os, sys
-import {name} as module
-from genpolicy.training import train
-real, calls = module.save_file, []
-def dies(tensors, path, *rest, **more):
-    real(tensors, path, *rest, **more)
-    calls.append(path)
-    if "step-00000004" in str(path):
-        os.kill(os.getpid(), 9)
-module.save_file = dies
-train(json.loads(sys.argv[1]), progress=False)
-"""
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(config)], capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    module = {"policy": weights, "state": state_io}[at]
+    real = module.save_file
+
+    def dies(tensors, path):
+        real(tensors, path)
+        if "step-00000004" in str(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(module, "save_file", dies)
+    pid = _forked(lambda: _train(config))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    monkeypatch.undo()
     run = Path(config["run_dir"])
     assert list(run.rglob(".staging-*"))
     assert read_card(run).training["step"] == {"policy": 2, "state": 4}[at]
@@ -141,7 +152,7 @@ def test_a_folder_that_cannot_be_written_is_a_usage_error(tiny_config, tmp_path,
         sealed.mkdir(mode=0o500)
         with pytest.raises(UsageError, match="Permission denied"):
             train(config | {"run_dir": str(sealed / "run")}, progress=False)
-    assert main(["sweep", "task=maze2d-umaze", f"out={tmp_path / 'file' / 's'}"]) == 2
+    assert main_module.main(["sweep", "task=maze2d-umaze", f"out={tmp_path / 'file' / 's'}"]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
@@ -202,7 +213,10 @@ def test_the_c_locale_and_names_with_spaces_and_other_letters(tiny_config, tiny_
     config["run_dir"] = str(odd / "run 1")
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHON"))}
     env = plain | {"LC_ALL": "C"}
-    done = subprocess.run(_command(config), env=env, capture_output=True)
+    code = "import json, sys; from genpolicy.training import train; "
+    code += "print(train(json.loads(sys.argv[1])))"
+    command = [sys.executable, "-c", code, json.dumps(config)]
+    done = subprocess.run(command, env=env, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert RunFolder(resume(odd / "run 1", progress=False)).is_finished()
     load_policy(odd / "run 1")
