@@ -85,15 +85,15 @@ class Table:
             i > 0 and bool(texts) and all(begins_with_number(row[i]) for row in texts)
             for i in range(len(self.columns))
         ]
-        marks = [' class="n"' if number else "" for number in is_number]
+        marks = ["n" if number else "" for number in is_number]
         head = "".join(
-            f'<th scope="col"{mark}>{_escape(name)}</th>'
+            f'<th scope="col"{_class(mark)}>{_escape(name)}</th>'
             for name, mark in zip(self.columns, marks, strict=True)
         )
         body = ""
         for row in texts:
             cells = "".join(
-                f"<td{_WIDE if len(text) > _LONG else mark}>{_escape(text)}</td>"
+                f"<td{_class(mark, text)}>{_escape(text)}</td>"
                 for text, mark in zip(row[1:], marks[1:], strict=True)
             )
             body += f'<tr><th scope="row">{_escape(row[0])}</th>{cells}</tr>'
@@ -190,9 +190,8 @@ class Details:
         return f"<details><summary>{_escape(self.title)}</summary>{body}</details>"
 
 
-_LONG = 60
-_WIDE = ' class="w"'
-"""Texts of more than ``_LONG`` characters are wrapped inside their column."""
+_LONG = 44
+"""Texts of more characters are wrapped inside their column of a table."""
 
 _PIXELS_PER_POINT = 1.25
 """Pixels of a picture per CSS pixel: figures of the usual width are 690 wide on a desktop."""
@@ -206,6 +205,12 @@ class Section:
 
     title: str
     blocks: Sequence[Block]
+
+
+def _class(mark: str, text: str = "") -> str:
+    """Return the class of a cell: n for numbers, w for texts that are wrapped."""
+    names = " ".join(filter(None, [mark, "w" if len(text) > _LONG else ""]))
+    return f' class="{names}"' if names else ""
 
 
 def _escape(text: str) -> str:
@@ -316,6 +321,7 @@ video { display: block; width: 100%; max-width: 30rem; margin: -.75rem 0 1.5rem;
 details { margin: .75rem 0; }
 summary { cursor: pointer; font-weight: 500; padding: .25rem 0; }
 @media (max-width: 30rem) { th[scope="row"] { max-width: 9rem; min-width: 6rem; }
+  td.w { min-width: 11rem; }
   dl div { grid-template-columns: 1fr; gap: 0; }
   main { padding-top: 1rem; } h1 { font-size: 1.4rem; } }
 """

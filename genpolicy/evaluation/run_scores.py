@@ -3,14 +3,16 @@
 What is drawn decides what an interval is about (``Resample``):
 
 - ``"episodes"``: the episodes within each run. How well *these* runs are known.
-- ``"seeds"``: the runs, each with its score. What other training seeds would give; rliable's.
+- ``"seeds"``: the runs, each with its score. What other training seeds would give on these
+  episodes; rliable's.
 - ``"seeds and episodes"``: the runs, and the episodes within the runs drawn (a hierarchical
   bootstrap). Where all runs were evaluated on the same episode seeds, one set of episodes is drawn
   for all runs, because what is hard in one run is hard in the others.
 
 A bootstrap over few runs is too narrow: with 3 normal runs, resampled alone, a nominal 95% covers
 about 73%, with 5 about 83%, with 10 about 90% (``tests/evaluation/test_run_statistics.py``).
-``t_interval`` covers its 95% for normal scores at any number of runs from 2 on, and is wide.
+``t_interval`` covers its 95% for normal scores at any number of runs from 2 on, and is wide. It is
+about training seeds: where all runs share their episodes, what those add is not in it.
 
 Source: arXiv 2108.13264, section 4.1; bootstrap of crossed effects: Owen 2007, Annals of Applied
 Statistics 1:386.
@@ -118,7 +120,8 @@ def draw_counts(rng: np.random.Generator, n: int, size: int) -> Float[np.ndarray
 def t_interval(task: TaskScores, *, confidence: float = 0.95) -> Interval:
     """Return Student's interval of the mean score over training seeds; unknown for a single run.
 
-    It is exact for normal scores, however few the runs are.
+    It is exact for normal scores, however few the runs are. Runs that were evaluated on the same
+    episode seeds share those: the interval is then about training again, on these episodes.
     """
     from scipy.stats import t
 

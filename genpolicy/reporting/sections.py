@@ -40,7 +40,7 @@ def head_facts(sweep: Sweep) -> Facts:
         "created": sweep.created,
         "command": sweep.command,
         "runs": ", ".join(f"{n} {name}" for name, n in status.items()),
-        "compute": f"{sum(seconds) / 3600:.1f} hours of runs together" if seconds else "",
+        "compute": f"{sum(seconds) / 60:,.0f} minutes of all runs together" if seconds else "",
         "launcher": ", ".join(f"{k}={v}" for k, v in sweep.launcher.items()),
     }
     return Facts({name: text for name, text in facts.items() if text})
@@ -81,7 +81,8 @@ def warnings_of(sweep: Sweep, cells: Sequence[Cell]) -> list[list[str]]:
             [
                 "intervals over seeds",
                 f"with {count(few, 'training seed')} a bootstrap over seeds is too narrow (of 3 "
-                "seeds it covers about 73% instead of 95%); the t interval is not, and is wide",
+                "seeds it covers about 73% instead of 95%); the t interval over seeds is not, and "
+                "is wide; it is about training again on these episodes",
             ]
         )
     found.append(
