@@ -2,8 +2,10 @@
 
     python experiments/collect.py experiments/pusht flow@30000=runs/.../result.json ...
 
-A label is NAME or NAME@STEP; one row per label and metric. The first argument may also name another
-csv file than results.csv.
+A label is NAME or NAME@STEP; one row per label, task and metric. A label that is given more than
+once on a task stands for several training seeds: their mean, with the interval of
+``stratified_interval``, which resamples episodes within each training seed. The first argument may
+also name another csv file than results.csv.
 """
 
 import csv
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from genpolicy.evaluation import EvalResult, read_ledger
 from genpolicy.evaluation.records import format_seeds
+from genpolicy.evaluation.statistics import stratified_interval
 
 METRICS = {
     "d4rl": ("d4rl_score", "success"),
@@ -33,27 +36,35 @@ def load(path: Path) -> EvalResult:
 
 def main(folder: str, *pairs: str) -> None:
     """Collect the results named by ``label=path``."""
-    rows = []
+    grouped = {}
     for pair in pairs:
         label, _, path = pair.partition("=")
-        name, _, step = label.partition("@")
         result = load(Path(path))
-        family = re.split("[-/]", result.task)[0]
-        for metric in METRICS[family]:
-            interval = result.interval(metric)
+        grouped.setdefault((label, result.task), []).append(result)
+    rows = []
+    for (label, task), results in grouped.items():
+        name, _, step = label.partition("@")
+        for metric in METRICS[re.split("[-/]", task)[0]]:
+            mean, interval = results[0].mean(metric), results[0].interval(metric)
+            if len(results) > 1:
+                groups = [[record.metrics[metric] for record in r.records] for r in results]
+                mean, interval = stratified_interval(groups)
+            several = {"training_seeds": len(results)} if len(grouped) < len(pairs) else {}
             rows.append(
                 {
                     "policy": name,
                     "step": step,
-                    "task": result.task,
+                    "task": task,
                     "metric": metric,
-                    "mean": f"{result.mean(metric):.4f}",
+                    "mean": f"{mean:.4f}",
                     "low": f"{interval.low:.4f}",
                     "high": f"{interval.high:.4f}",
-                    "n": len(result.records),
-                    "seeds": format_seeds(result.seeds),
+                    "n": sum(len(r.records) for r in results),
+                    **several,
+                    "seeds": format_seeds(results[0].seeds),
                     "versions": " ".join(
-                        f"{k}={v}" for k, v in {**result.simulators, **result.versions}.items()
+                        f"{k}={v}"
+                        for k, v in {**results[0].simulators, **results[0].versions}.items()
                     ),
                 }
                 | ({"caveats": "; ".join(result.caveats)} if family == "d4rl" else {})

@@ -10,7 +10,7 @@
 and on (3) the updates of TD3 (those of ``rebrac`` without its penalties), with
 ``|pi(s) - clip(pi(s))|^2`` added for the policy: outside of the range of actions, where they are
 clipped in the place of TD3's tanh, values have no gradient that leads back. The ensemble is that of
-a run of ``algorithm=anchor_seeking`` and is not trained further; the run also gives COCOA's anchors.
+a run of ``algorithm=anchor_seeking`` and is not trained further; the run also has COCOA's anchors.
 
 Differences from the paper: TD3 in the place of SAC; rollouts are made from the weights of the step,
 and not kept; whether an imagined step ends the task is predicted, where the paper has a rule per
