@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from genpolicy.cli.compose_config import compose_config
+from genpolicy.cli.compose_config import compose_config, option_names
 from genpolicy.cli.sweep_plan import experiment_of, read_sweep
 from genpolicy.errors import UsageError
 from genpolicy.sweeps import Axis, Job, Method, SweepPlan, expand, job_key
@@ -139,3 +139,17 @@ def test_a_yaml_sweep_can_be_narrowed_and_keeps_its_settings(tmp_path):
     assert by_method["iql"].reported
     assert by_method["iql"].train["critic"]["q"]["width"] == 128
     assert by_method["eda"].evaluate["n_episodes"] == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "n_methods", "n_tasks"), [("d4rl_mini", 8, 4), ("d4rl_full", 10, 33)]
+)
+def test_shipped_sweeps_name_methods_and_tasks_that_exist(name, n_methods, n_tasks):
+    if "d4rl_hopper_medium_expert" not in option_names("experiment"):
+        pytest.skip("the experiments of D4RL's tasks are not here")
+    plan = read_sweep([f"sweep={name}"]).plan
+    assert (len(plan.methods), len(plan.tasks)) == (n_methods, n_tasks)
+    assert plan.methods["eda"].needs == {
+        "algorithm.behavior": "eda_behavior",
+        "algorithm.critic_from": "iql",
+    }
