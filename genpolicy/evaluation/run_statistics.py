@@ -110,8 +110,15 @@ def aggregate(
     Raises:
         UsageError: for no tasks, or an unknown statistic or way to resample.
     """
-    options = {"resample": resample, "gamma": gamma, "confidence": confidence}
-    found = aggregates(tasks, (statistic,), **options, seed=seed, n_resamples=n_resamples)
+    found = aggregates(
+        tasks,
+        (statistic,),
+        resample=resample,
+        gamma=gamma,
+        confidence=confidence,
+        seed=seed,
+        n_resamples=n_resamples,
+    )
     return found[statistic]
 
 

@@ -240,7 +240,7 @@ def test_the_page_fits_its_window(chromium: str, page: str, tmp_path: Path, widt
         [chromium, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"file://{outer}"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     found = re.search(r'id="found">(\d+);([^;]*);(\d+);(\d+)<', done.stdout)
