@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from genpolicy.d4rl_tasks import D4RL_TASKS, resolve_d4rl
 from genpolicy.errors import SimulatorError, UsageError
 from genpolicy.evaluation.task import EvaluationTask
 
@@ -27,11 +28,10 @@ def recorded_settings(env: Mapping[str, Any], *, trained_on: str, task: str) -> 
         trained_on: task of the data.
         task: task to evaluate on; on another one the data has no say.
     """
-    same = trained_on == task or (
-        trained_on.startswith(_FAMILY)
-        and task.startswith(_FAMILY)
-        and _base(trained_on) == _base(task)
-    )
+    if trained_on.startswith(_FAMILY) and task.startswith(_FAMILY):
+        same = _base(trained_on) == _base(task)
+    else:
+        same = _robot(trained_on) == _robot(task)
     return dict(env) if same else {}
 
 
@@ -97,6 +97,12 @@ def _differences(
         if before != now:
             found.append(f"{key} {before!r} and {now!r}")
     return [f"data and here: {text}" for text in found]
+
+
+def _robot(task: str) -> str:
+    """Return what is simulated in a D4RL task; another task is its own."""
+    meant = resolve_d4rl(task).task
+    return D4RL_TASKS[meant].robot if meant in D4RL_TASKS else meant
 
 
 def _base(task: str) -> str:

@@ -66,4 +66,14 @@ def test_settings_that_are_no_difference_may_be_overridden():
         "robomimic/can", trained_on="robomimic/can", env=RECORDED, overrides={"max_steps": 50}
     )
     assert setting.settings["max_steps"] == 50
-    assert all("/" not in name or name.startswith("robomimic/") for name in ENVS)
+    families = {name.partition("/")[0] for name in ENVS if "/" in name}
+    assert families == {"d4rl", "robomimic"}
+
+
+@pytest.mark.parametrize("task", ["d4rl/kitchen-mixed", "kitchen-complete-v0"])
+def test_a_policy_of_the_kitchen_keeps_its_observations_in_the_other_kitchens(task):
+    full = {"obs": "full"}
+    trained = "d4rl/kitchen-complete"
+    assert recorded_settings(full, trained_on=trained, task=task) == full
+    assert task_of_policy(task, trained_on=trained, env=full).settings == full
+    assert recorded_settings(full, trained_on=trained, task="d4rl/door-human") == {}
