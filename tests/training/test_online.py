@@ -76,6 +76,7 @@ def test_a_run_is_continued_online_and_resumes_exactly(config, name, tmp_path):
     text = (stopped / "config.json").read_text()
     (stopped / "config.json").write_text(text.replace('"max_steps": 2', '"max_steps": 4'))
     assert _collected(stopped)["n_episodes"] == 1
+    base.rename(base.with_name("moved"))  # a resumed run needs the one it continues no more
     resume(stopped, progress=False)
     for kind in ("raw", "ema"):
         assert _same(_state(whole, kind), _state(stopped, kind))
