@@ -130,6 +130,11 @@ def _fit(
     data = WindowDataModule(**_data_settings(config), seed=derive_seed(seed, "data"))
     data.setup("fit")
     online: dict[str, Any] | None = copy.deepcopy(config.get("online"))
+    if online is not None and config.get("critic") is None:
+        raise UsageError(
+            f"online: {config['algorithm']['_target_']} trains no critic, which would learn from "
+            "what is collected; set online=none, or take an algorithm with a critic"
+        )
     source = None if online is None else online.pop("from")
     anchors = None if config.get("cocoa") is None else str(config["cocoa"]["anchors"])
     if source is not None or anchors is not None:

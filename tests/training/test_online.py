@@ -173,6 +173,8 @@ def test_what_does_not_fit_is_refused(config, tmp_path):
         train(config("consistency_ac", start, "data.discount=0.9", run="c"), progress=False)
     with pytest.raises(UsageError, match="accumulate_grad_batches"):
         train(config("rebrac", "trainer.accumulate_grad_batches=2", run="d"), progress=False)
+    with pytest.raises(UsageError, match=r"online: .* trains no critic"):
+        train({**config("rebrac", run="g"), "critic": None}, progress=False)
     with pytest.raises(CheckpointError):
         train(config("rebrac", f"online.from='{tmp_path}'", run="e"), progress=False)
     shutil.rmtree(base / "state")
