@@ -29,7 +29,7 @@ for task in $TASKS; do
   [ -e "$RUNS/$task.hdf5" ] || genpolicy data make "maze2d-$task" n=200000 seed=0 path="$RUNS/$task.hdf5"
   for seed in $SEEDS; do
     anchors="$RUNS/$task-anchors-$seed"
-    trained "$task-anchors-$seed" anchor_seeking "$task" "$seed" 3000
+    trained "$task-anchors-$seed" anchor_seeking "$task" "$seed" 1500 algorithm.n_dynamics_steps=1000
     model="algorithm.dynamics_from=$anchors"
     # shellcheck disable=SC2086
     compared "$task-iql-$seed" iql "$task" "$seed" 3000

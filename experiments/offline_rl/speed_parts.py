@@ -4,10 +4,10 @@
 
 The cases of ``speed.py``, taken apart: each part runs alone, with its own backward pass, parts and
 cases in alternation on one thread. Times are those of the processor (``time.thread_time``), which
-other work on the machine does not lengthen. Writes speed_parts.csv: median milliseconds of each part
-with the quartiles over rounds, and the products of matrices it is made of, in forward passes of the
-policy's network on one batch (a twin critic's forward pass counts 2, a backward pass twice its
-forward pass, or once where only inputs get a gradient).
+other work on the machine does not lengthen. Writes speed_parts.csv: median milliseconds of each
+part with the quartiles over rounds, and the products of matrices it is made of, in forward passes
+of the policy's network on one batch (a twin critic's forward pass counts 2, a backward pass twice
+its forward pass, or once where only inputs get a gradient).
 """
 
 import argparse

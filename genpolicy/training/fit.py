@@ -142,13 +142,20 @@ def _fit(
     data = WindowDataModule(**_data_settings(config), seed=derive_seed(seed, "data"))
     data.setup("fit")
     online: dict[str, Any] | None = copy.deepcopy(config.get("online"))
+    if online is not None and config.get("critic") is None:
+        raise UsageError(
+            f"online: {config['algorithm']['_target_']} trains no critic, which would learn from "
+            "what is collected; set online=none, or take an algorithm with a critic"
+        )
     source = None if online is None else online.pop("from")
-    if source is not None:
-        take_statistics(data, str(source), who="online.from")
+    anchors = None if config.get("cocoa") is None else str(config["cocoa"]["anchors"])
+    if source is not None or anchors is not None:
+        # A resumed run has its own copy, and needs the other run no more.
+        given = str(source or anchors) if state is None else str(folder.path)
+        take_statistics(data, given, who="online.from" if source else "cocoa.anchors")
+    if source is not None and state is None:
         take_returns(data, str(source))
-    elif config.get("cocoa") is not None:
-        take_statistics(data, str(config["cocoa"]["anchors"]), who="cocoa.anchors")
-    algorithm = _build_algorithm(config, data, seed)
+    algorithm = _build_algorithm(config, data, seed, anchors=anchors if state is None else None)
     if source is not None and state is None:
         last_step = int(trainer_config["max_steps"])
         continue_from(algorithm, str(source), policy=config["policy"], last_step=last_step)
@@ -225,16 +232,23 @@ def _data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build_algorithm(
-    config: Mapping[str, Any], data: WindowDataModule, seed: int
+    config: Mapping[str, Any], data: WindowDataModule, seed: int, *, anchors: str | None = None
 ) -> LightningModule:
-    """Build the policy and the algorithm around it with weights drawn from the run's seed."""
+    """Build the policy and the algorithm around it with weights drawn from the run's seed.
+
+    Args:
+        config: of the run.
+        data: read already.
+        seed: the run's.
+        anchors: run whose anchor seeker the encoders get; None where they get other weights later.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
         policy = build_policy(config["policy"], spec=data.spec, normalizer=data.normalizer)
         optimizer = build(config["optimizer"], packages=_ALGORITHM_PACKAGES)
         critic = _critic(config, data)
-        if config.get("cocoa") is not None:
-            take_anchors(str(config["cocoa"]["anchors"]), policy, critic)
+        if anchors is not None:
+            take_anchors(anchors, policy, critic)
         algorithm = build(
             config["algorithm"],
             packages=_ALGORITHM_PACKAGES,

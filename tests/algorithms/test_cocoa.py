@@ -213,7 +213,11 @@ def test_bases_with_anchors_train_save_reload_and_resume(plane, anchors, tmp_pat
     part = train({**config, "trainer": {**config["trainer"], "max_steps": 2}}, progress=False)
     text = (part / "config.json").read_text()
     (part / "config.json").write_text(text.replace('"max_steps": 2', '"max_steps": 4'))
+    if base != "mopo":  # whose models the run does not copy
+        anchors.rename(anchors.with_name("moved"))
     resume(part, progress=False)
+    if base != "mopo":
+        anchors.with_name("moved").rename(anchors)
     for weights in ("raw", "ema"):
         first, second = _state(whole, weights), _state(part, weights)
         assert all(torch.equal(first[key], second[key]) for key in first)

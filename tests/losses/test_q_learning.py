@@ -93,3 +93,28 @@ def test_two_actions_with_the_better_as_label_are_direct_preferences():
     values = torch.stack([torch.ones(7), torch.zeros(7)], dim=1).double()
     expected = -F.logsigmoid(tilt[:, 0] - tilt[:, 1]).mean()
     torch.testing.assert_close(alignment_loss(tilt, values, labels="best"), expected)
+
+
+@pytest.mark.parametrize("expectile", [0.5, 0.999])
+def test_implicit_values_of_a_chain_are_those_of_the_data_or_of_its_best_actions(expectile):
+    # Three states in a row, the third ends the task. Two recorded actions in each, as often: one
+    # goes on and pays 1, the other goes back to the first state and pays nothing.
+    reward = torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64)
+    following = torch.tensor([[1, 0], [2, 0], [0, 0]])
+    factor = 0.9 * torch.tensor([[1, 1], [1, 1], [0, 1]], dtype=torch.float64)
+    value, best = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for _ in range(400):
+        low, high = (reward + factor * value[following]).sort(1)[0].T
+        value = expectile * high + (1 - expectile) * low  # the expectile of two equal points
+        best = (reward + factor * best[following]).amax(1)
+    value.requires_grad_()
+    q = bellman_target(reward, factor, value[following])
+    (slope,) = torch.autograd.grad(expectile_loss(q - value[:, None], expectile), value)
+    torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-9, rtol=0)
+    if expectile == 0.5:  # the value of the data's behaviour, V = r + 0.9 P V
+        step = torch.tensor([[0.5, 0.5, 0], [0.5, 0, 0.5], [0.5, 0, 0]], dtype=torch.float64)
+        paid = torch.full((3,), 0.5, dtype=torch.float64)
+        exact = torch.linalg.solve(torch.eye(3, dtype=torch.float64) - 0.9 * step, paid)
+        torch.testing.assert_close(value.detach(), exact)
+    else:
+        torch.testing.assert_close(value.detach(), best, atol=0.05, rtol=0)

@@ -76,6 +76,7 @@ def test_a_run_is_continued_online_and_resumes_exactly(config, name, tmp_path):
     text = (stopped / "config.json").read_text()
     (stopped / "config.json").write_text(text.replace('"max_steps": 2', '"max_steps": 4'))
     assert _collected(stopped)["n_episodes"] == 1
+    base.rename(base.with_name("moved"))  # a resumed run needs the one it continues no more
     resume(stopped, progress=False)
     for kind in ("raw", "ema"):
         assert _same(_state(whole, kind), _state(stopped, kind))
@@ -172,6 +173,8 @@ def test_what_does_not_fit_is_refused(config, tmp_path):
         train(config("consistency_ac", start, "data.discount=0.9", run="c"), progress=False)
     with pytest.raises(UsageError, match="accumulate_grad_batches"):
         train(config("rebrac", "trainer.accumulate_grad_batches=2", run="d"), progress=False)
+    with pytest.raises(UsageError, match=r"online: .* trains no critic"):
+        train({**config("rebrac", run="g"), "critic": None}, progress=False)
     with pytest.raises(CheckpointError):
         train(config("rebrac", f"online.from='{tmp_path}'", run="e"), progress=False)
     shutil.rmtree(base / "state")
