@@ -11,7 +11,7 @@ import secrets
 
 import torch
 
-__all__ = ["derive_seed", "fresh_seeds", "generator_from"]
+__all__ = ["as_signed", "derive_seed", "fresh_seeds", "generator_from"]
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -29,6 +29,11 @@ def derive_seed(*parts: int | str) -> int:
 def fresh_seeds(n: int) -> list[int]:
     """Return ``n`` unpredictable seeds from the operating system, for calls that name none."""
     return [secrets.randbits(63) for _ in range(n)]
+
+
+def as_signed(seed: int) -> int:
+    """Return the signed integer with the bits of a seed in [0, 2**64), as tensors hold seeds."""
+    return seed - (1 << 64) if seed >= 1 << 63 else seed
 
 
 def generator_from(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:

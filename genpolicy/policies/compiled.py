@@ -22,6 +22,7 @@ from genpolicy.ops import backend
 from genpolicy.ops.program import Program
 from genpolicy.policies.scheduled import ScheduledRun, check_one_run
 from genpolicy.sampling import Sampler
+from genpolicy.seeding import as_signed
 from genpolicy.shapes import Chunk, Obs
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ __all__ = [
 ]
 
 _run = torch.ops.genpolicy.mlp_sample.default
-_SIGN = 1 << 63
 _OLDEST_GPU = (8, 0)  # compute capability: asynchronous copies and products in bfloat16
 
 
@@ -50,7 +50,7 @@ class CompiledSampler:
         keys: observations in the order of the program's inputs.
         chunk: ``(horizon, action)``.
         sampler: the sampler it was written for.
-        tracked: where each parameter and buffer was, itself, and its version.
+        tracked: where each parameter and buffer was, itself, its version and where its numbers are.
         scheduled: its run in compiled steps, where it has no program but is a sum of networks.
     """
 
@@ -59,7 +59,7 @@ class CompiledSampler:
     keys: tuple[str, ...]
     chunk: tuple[int, int]
     sampler: Sampler
-    tracked: tuple[tuple[dict[str, Any], str, Tensor, int], ...]
+    tracked: tuple[tuple[dict[str, Any], str, Tensor, int, int], ...]
     scheduled: ScheduledRun | None = None
 
     @property
@@ -71,8 +71,10 @@ class CompiledSampler:
         """Return whether the policy still is what the program was written from."""
         if policy.sampler is not self.sampler:
             return False
-        for place, name, tensor, version in self.tracked:
+        for place, name, tensor, version, address in self.tracked:
             if place.get(name) is not tensor or tensor._version != version:
+                return False
+            if tensor.data_ptr() != address:  # moved to another device, which is no new version
                 return False
         return True
 
@@ -82,8 +84,8 @@ class CompiledSampler:
         device = self.arguments[2].device
         parts = [_flat(obs[key], n_rows, device) for key in self.keys]
         inputs = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        numbers = [seed - 2 * _SIGN if seed >= _SIGN else seed for seed in seeds]
-        out = _run(inputs, torch.tensor(numbers, device=device), *self.arguments)
+        numbers = torch.tensor([as_signed(seed) for seed in seeds], device=device)
+        out = _run(inputs, numbers, *self.arguments)
         return out.view(n_rows, *self.chunk)
 
 
@@ -201,13 +203,13 @@ def _refused(policy: DenoisingPolicy, reason: str) -> CompiledSampler:
     )
 
 
-def _tracked(module: nn.Module) -> tuple[tuple[dict[str, Any], str, Tensor, int], ...]:
-    found: list[tuple[dict[str, Any], str, Tensor, int]] = []
+def _tracked(module: nn.Module) -> tuple[tuple[dict[str, Any], str, Tensor, int, int], ...]:
+    found: list[tuple[dict[str, Any], str, Tensor, int, int]] = []
     for inner in module.modules():
         for place in (inner._parameters, inner._buffers):
             for name, tensor in place.items():
                 if tensor is not None and not tensor.is_inference():
-                    found.append((place, name, tensor, tensor._version))
+                    found.append((place, name, tensor, tensor._version, tensor.data_ptr()))
     return tuple(found)
 
 

@@ -79,8 +79,12 @@ def explain(policy: DenoisingPolicy) -> Explanation:
     """Return what a policy samples, at what cost, and what runs it."""
     reason = why_not_compiled(policy)
     runs = f"in torch: {reason}" if reason else "in compiled operators"
-    if reason and is_compiled() and compiled_sampler(policy).scheduled is not None:
+    scheduled = compiled_sampler(policy).scheduled if reason and is_compiled() else None
+    if scheduled is not None:
         runs = f"networks in torch, steps in compiled operators: {reason}"
+        if scheduled.recordings is not None:
+            why_not = scheduled.recordings.reason
+            runs += f"; no CUDA graph: {why_not}" if why_not else "; replayed as a CUDA graph"
     return replace(_explain(policy), runs=runs)
 
 

@@ -21,7 +21,7 @@ from genpolicy.sampling.loop import (
     plan,
     sample,
 )
-from genpolicy.sampling.noise import DrawnNoise, NoiseSource, RowNoise
+from genpolicy.sampling.noise import DeviceNoise, DrawnNoise, NoiseSource, RowNoise
 from genpolicy.sampling.rules import (
     RULES,
     Coeffs,
@@ -47,6 +47,7 @@ __all__ = [
     "Coeffs",
     "Constraint",
     "Corrector",
+    "DeviceNoise",
     "DrawnNoise",
     "Hamiltonian",
     "Langevin",

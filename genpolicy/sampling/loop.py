@@ -24,7 +24,7 @@ from genpolicy.errors import UsageError
 from genpolicy.ops import Draw, Parts, compose_step
 from genpolicy.paths import Path
 from genpolicy.sampling.constraints import Constraint
-from genpolicy.sampling.noise import NoiseSource, RowNoise
+from genpolicy.sampling.noise import NoiseSource, SeededNoise
 from genpolicy.sampling.rules import Coeffs, Rule, check_rule
 from genpolicy.shapes import Chunk, Cond, Time
 
@@ -141,7 +141,7 @@ def sample(
         undrawn: Draw | None = None
         if coeffs.c_noise != 0.0:
             source = _required(noise)
-            if is_private and isinstance(source, RowNoise) and x.dtype == torch.float32:
+            if is_private and isinstance(source, SeededNoise) and x.dtype == torch.float32:
                 undrawn = source.undrawn(index + 1)
             else:
                 fresh = tracked.shape_noise(source.draw(index + 1), carry)

@@ -9,6 +9,7 @@ batch.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -22,7 +23,9 @@ from genpolicy.errors import UsageError
 from genpolicy.ops import Draw, normals, round_keys
 from genpolicy.shapes import Chunk
 
-__all__ = ["DrawnNoise", "NoiseSource", "RowNoise"]
+__all__ = ["DeviceNoise", "DrawnNoise", "NoiseSource", "RowNoise", "SeededNoise"]
+
+_row_noise = torch.ops.genpolicy.row_noise.default
 
 
 @runtime_checkable
@@ -42,7 +45,19 @@ class NoiseSource(Protocol):
         ...
 
 
-class RowNoise:
+class SeededNoise(ABC):
+    """Noise with a seed for each row, which steps can draw themselves."""
+
+    @abstractmethod
+    def draw(self, index: int, *, stream: int = 0) -> Chunk:
+        """Return the noise of one index, see ``NoiseSource.draw``."""
+
+    @abstractmethod
+    def undrawn(self, index: int) -> Draw:
+        """Return which noise that of one index is, for steps that draw it themselves."""
+
+
+class RowNoise(SeededNoise):
     """Standard normal noise with one integer seed per row.
 
     Args:
@@ -85,6 +100,27 @@ class RowNoise:
     @cached_property
     def _seeds(self) -> Int64[Tensor, " batch"]:
         return torch.as_tensor(self._numbers.view(np.int64), device=self._device)
+
+
+class DeviceNoise(SeededNoise):
+    """The noise of ``RowNoise`` with seeds that lie on a device and are not known to the host.
+
+    Args:
+        seeds: the bits of one unsigned 64-bit seed per row.
+        shape: ``(horizon, action)`` of a row.
+    """
+
+    def __init__(self, seeds: Int64[Tensor, " batch"], shape: tuple[int, int]) -> None:
+        self._seeds, self._shape = seeds, shape
+
+    def draw(self, index: int, *, stream: int = 0) -> Chunk:
+        """Return the noise of one index, float32, drawn on the device."""
+        rows = _row_noise(self._seeds, math.prod(self._shape), index, stream)
+        return rows.reshape(-1, *self._shape)
+
+    def undrawn(self, index: int) -> Draw:
+        """Return which noise that of one index is, for steps that draw it themselves."""
+        return Draw(self._seeds, index)
 
 
 class DrawnNoise:
