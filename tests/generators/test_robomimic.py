@@ -70,7 +70,7 @@ def test_the_number_of_workers_changes_nothing(made, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lift", "can", "square", "stack"])
+@pytest.mark.parametrize("name", ["lift", "can", "square", "stack", "door"])
 def test_experts_succeed_with_every_strategy(name):
     from genpolicy.envs import make_env
     from genpolicy.generators.robosuite_experts import expert_of
