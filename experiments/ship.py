@@ -2,9 +2,11 @@
 
     python experiments/ship.py NAME CHECKPOINT RESULT.json EXPERIMENT "what it is" "command"
 
-The sampler is that of the evaluation, so that the shipped policy acts as it was measured.
+The sampler and the number of executed actions are those of the evaluation, so that the shipped
+policy acts as it was measured.
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -25,6 +27,8 @@ def main(
     result = EvalResult.from_json(content)
     sampler = {k: v for k, v in content["policy"]["sampler"].items() if k != "type"}
     policy = load_policy(checkpoint).with_sampler(**sampler)
+    spec = dataclasses.replace(policy.card.spec, n_action_steps=content["n_action_steps"])
+    policy.card = dataclasses.replace(policy.card, spec=spec)
     folder = save(policy, ROOT / "checkpoints" / name)
     step = content["checkpoint"]["step"]
     lines = [

@@ -4,8 +4,9 @@
 
 Members, their mean at 11 weights, and the members alone run with the same sampler, noise and seeds:
 weights are chosen on 60 validation seeds, and the best is compared with the members alone on 200
-others. Rewrites results.csv (the report), curve.csv (every weight) and verdicts.csv (over training
-seeds) from all finished cases.
+others. On robosuite, where a step of the simulator costs much more, 5 weights (0.25 apart), 20
+validation and 100 report seeds. Writes results.csv (the report), curve.csv (every weight) and
+verdicts.csv (over training seeds) from all finished cases; rows of others stay as they are.
 """
 
 import argparse
@@ -29,6 +30,12 @@ from genpolicy.sampling import Sampler
 HERE = Path(__file__).parent
 PUSHT = Sampler(rule="ddim", n_steps=10, init_scale=0.5)
 MAZE = Sampler(rule="ddim", n_steps=10)
+SIX = {"quaternions": "rotation_6d"}
+ROBOSUITE = {
+    "flow-diffusion": ("flow/last", "diffusion/last", "two strong, flow + diffusion"),
+    "strong-weak": ("flow/last", "flow-weak", "strong + weak (an early checkpoint)"),
+    "near-far": ("near/last", "far/last", "data of one grasp strategy each"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,9 @@ class Case:
         sampler: of all.
         question: what the pair is an example of.
         settings: how the environment differs from the task's standard.
+        n_trials: weights on the grid.
+        n_validation: seeds that the weight is chosen on.
+        n_report: seeds of the report.
     """
 
     members: tuple[str, str]
@@ -48,6 +58,9 @@ class Case:
     sampler: Sampler
     question: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    n_trials: int = 11
+    n_validation: int = 60
+    n_report: int = 200
 
 
 CASES = {
@@ -93,6 +106,20 @@ CASES = {
         )
         for seed in (0, 1, 2)
     },
+    **{
+        f"{task}-{pair}": Case(
+            (f"{task}/{first}", f"{task}/{second}"),
+            f"robomimic/{task}",
+            PUSHT,
+            question,
+            SIX,
+            n_trials=5,
+            n_validation=20,
+            n_report=100,
+        )
+        for task in ("lift", "can", "square")
+        for pair, (first, second, question) in ROBOSUITE.items()
+    },
 }
 
 GROUPS = {
@@ -104,6 +131,11 @@ GROUPS = {
     "goals": ("goals",),
     "goals-there": ("goals-there",),
     "maze2d": ("maze2d-0", "maze2d-1", "maze2d-2"),
+    **{
+        f"{task}-{pair}": (f"{task}-{pair}",)
+        for task in ("lift", "can", "square")
+        for pair in ROBOSUITE
+    },
 }
 """Cases that ask the same of other training seeds: one verdict for each group."""
 
@@ -118,8 +150,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("cases", nargs="*", default=list(CASES))
     parser.add_argument("--runs", type=Path, default=Path("runs/gpc"))
-    parser.add_argument("--validation", type=int, default=60)
-    parser.add_argument("--report", type=int, default=200)
+    parser.add_argument("--validation", type=int, default=None)
+    parser.add_argument("--report", type=int, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.cases:
@@ -127,13 +159,14 @@ def main() -> None:
         search = gp.compose.search_weights(
             [load(member, options.runs) for member in case.members],
             EvaluationTask.named(case.task, **case.settings),
-            seeds=range(300_000, 300_000 + options.validation),
-            report_seeds=range(100_000, 100_000 + options.report),
-            n_trials=11,
+            seeds=range(300_000, 300_000 + (options.validation or case.n_validation)),
+            report_seeds=range(100_000, 100_000 + (options.report or case.n_report)),
+            n_trials=case.n_trials,
             sampler=case.sampler,
             out=options.runs / "searches" / name,
-            n_envs=50,
-            batch=20,
+            n_envs=10 if case.settings == SIX else 50,
+            n_action_steps=4 if case.settings == SIX else None,
+            batch=10 if case.settings == SIX else 20,
         )
         print(f"\n== {name}: {case.question}\n{search}", flush=True)
         search.plot(HERE / f"{name}.png")
@@ -170,10 +203,22 @@ def collect(folder: Path) -> None:
         if searches:
             verdicts.append({"group": group, **verdict(searches)})
     for file, rows in (("results.csv", report), ("curve.csv", curve), ("verdicts.csv", verdicts)):
+        rows = with_others(HERE / file, rows)
         with open(HERE / file, "w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+
+
+def with_others(file: Path, rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return rows, and those in a file that are of other cases or groups, in the order of CASES."""
+    name = next(iter(rows[0]))
+    new = {row[name] for row in rows}
+    if file.exists():
+        with open(file, newline="", encoding="utf-8") as handle:
+            rows = [*(row for row in csv.DictReader(handle) if row[name] not in new), *rows]
+    order = list(CASES if name == "case" else GROUPS)
+    return sorted(rows, key=lambda row: order.index(str(row[name])))
 
 
 def verdict(searches: list[WeightSearch]) -> dict[str, object]:

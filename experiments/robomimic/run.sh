@@ -16,26 +16,53 @@ report() {  # task class step
     checkpoint="$runs/$1-$2/checkpoints/$(printf 'step-%08d' "$3")" task="robomimic/$1" out="$out"
   pairs+=("$1 $2@$3=$out/result.json")
 }
-small=(policy.network.width=256 data.batch_size=128)
+pick() {  # task class step: settings of acting, on other seeds than the reported ones
+  local scale steps
+  for scale in 1.0 0.5 0.0; do
+    for steps in 8 4; do
+      genpolicy evaluate n_episodes=20 n_envs=10 first_seed=200008 task="robomimic/$1" \
+        checkpoint="$runs/$1-$2/checkpoints/$(printf 'step-%08d' "$3")" sampler.init_scale="$scale" \
+        n_action_steps="$steps" out="$runs/$1-$2/evaluations/pick-$scale-$steps"
+    done
+  done
+}
+short=(data.batch_size=128 save.every=500)
+# As the presets were before: what was executed, quaternions, all of the noise, 8 steps without a look.
+plain=(data=robomimic policy.network.width=512 policy.network.dropout=0.1 policy.sampler.init_scale=1.0)
 
-data lift
-train lift flow
-report lift flow 10000
-report lift flow 5000
-train lift diffusion "${small[@]}" trainer.max_steps=6000 save.every=3000
-report lift diffusion 6000
-train lift consistency algorithm.teacher="$runs/lift-flow/last" data.batch_size=128 trainer.max_steps=4000 save.every=4000
-report lift consistency 4000
-data can
-train can flow-small "${small[@]}" trainer.max_steps=8000 save.every=4000
-report can flow-small 8000
-train can flow trainer.max_steps=20000 save.every=10000
-report can flow 20000
-train can diffusion trainer.max_steps=16000 save.every=8000
-report can diffusion 16000
-data square
-train square flow trainer.max_steps=20000 save.every=10000
-report square flow 20000
-train square diffusion trainer.max_steps=16000 save.every=8000
-report square diffusion 16000
+for task in lift can square; do data "$task"; done
+train square flow data.action_normalizer=min_max save.every=2500
+pick square flow 10000
+report square flow 10000
+train square diffusion data.action_normalizer=min_max save.every=2500
+report square diffusion 10000
+train can flow trainer.max_steps=8000 save.every=2000
+report can flow 8000
+train lift flow trainer.max_steps=2500 "${short[@]}"
+report lift flow 2500
+train lift diffusion trainer.max_steps=1500 "${short[@]}"
+report lift diffusion 1500
+train square consistency data.action_normalizer=min_max "${short[@]}" trainer.max_steps=1500 \
+  algorithm.teacher="$runs/square-flow/checkpoints/step-00010000"
+report square consistency 1500
+
+if [ -n "${PLAIN:-}" ]; then  # hours
+  train lift flow-plain "${plain[@]}" trainer.max_steps=10000 save.every=5000
+  report lift flow-plain 10000
+  report lift flow-plain 5000
+  train lift diffusion-plain "${plain[@]}" policy.network.width=256 data.batch_size=128 \
+    trainer.max_steps=6000 save.every=3000
+  report lift diffusion-plain 6000
+  train lift consistency-plain data=robomimic policy.network.width=512 data.batch_size=128 \
+    algorithm.teacher="$runs/lift-flow-plain/last" trainer.max_steps=4000 save.every=4000
+  report lift consistency-plain 4000
+  train can flow-plain "${plain[@]}" trainer.max_steps=20000 save.every=10000
+  report can flow-plain 20000
+  train can diffusion-plain "${plain[@]}" trainer.max_steps=16000 save.every=8000
+  report can diffusion-plain 16000
+  train square flow-plain "${plain[@]}" trainer.max_steps=20000 save.every=10000
+  report square flow-plain 20000
+  train square diffusion-plain "${plain[@]}" trainer.max_steps=16000 save.every=8000
+  report square diffusion-plain 16000
+fi
 python experiments/collect.py experiments/robomimic "${pairs[@]}"

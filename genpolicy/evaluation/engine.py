@@ -29,6 +29,7 @@ from genpolicy.errors import (
 )
 from genpolicy.evaluation.records import EpisodeRecord
 from genpolicy.evaluation.task import EvaluationTask, Slots
+from genpolicy.policies.acting import ActionQueue
 from genpolicy.seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -71,25 +72,22 @@ class _Episode:
     """A running episode."""
 
     seed: int
-    history: deque[_Rows]
-    metrics: dict[str, float]
-    queue: deque[np.ndarray] = field(default_factory=deque)
+    queue: ActionQueue
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
     n_steps: int = 0
-    n_chunks: int = 0
-    n_clipped: int = 0
     rewards: float = 0.0
 
     def record(
         self, *, terminated: bool = False, truncated: bool = False, tags: Sequence[str] = ()
     ) -> EpisodeRecord:
         """Return the record of this episode, which is a failure when it has tags."""
-        own = {"return": self.rewards, "clipped_actions": float(self.n_clipped)}
+        own = {"return": self.rewards, "clipped_actions": float(self.queue.n_clipped)}
         failed = {"success": 0.0} if tags else {}
         return EpisodeRecord(
             seed=self.seed,
             n_steps=self.n_steps,
-            n_chunks=self.n_chunks,
-            n_clipped=self.n_clipped,
+            n_chunks=self.queue.n_chunks,
+            n_clipped=self.queue.n_clipped,
             terminated=terminated,
             truncated=truncated,
             metrics={**self.metrics, **own, **failed},
@@ -235,7 +233,8 @@ class Engine:
             return
         seeds = [self._pending.popleft() for _ in free]
         for slot, seed in zip(free, seeds, strict=True):
-            lane.running[slot] = _Episode(seed, deque(), {})
+            queue = ActionQueue(self.policy.spec, n_action_steps=self.n_action_steps)
+            lane.running[slot] = _Episode(seed, queue)
         obs, infos = self._call(lane.slots.reset, free, seeds)
         for slot, info in zip(free, infos, strict=True):
             episode, first = lane.running[slot], _row(obs, slot)
@@ -245,9 +244,7 @@ class Engine:
             if tags:
                 finished.append(lane.running.pop(slot).record(tags=tags))
                 continue
-            # Before the first step every remembered observation is the first one.
-            n_obs_steps = self.policy.spec.n_obs_steps
-            episode.history = deque([first] * n_obs_steps, maxlen=n_obs_steps)
+            episode.queue.observe(first)
             if self.listener is not None:
                 self.listener.started(episode.seed, first, lane.slots, slot)
 
@@ -260,10 +257,8 @@ class Engine:
         actions = np.zeros((lane.slots.n_envs, *space.shape), dtype=np.float32)
         active = np.zeros(lane.slots.n_envs, dtype=bool)
         for slot, episode in lane.running.items():
-            wanted = episode.queue.popleft()
-            actions[slot] = np.clip(wanted, space.low, space.high)
+            actions[slot] = episode.queue.take(space.low, space.high)
             active[slot] = True
-            episode.n_clipped += bool((actions[slot] != wanted).any())
         lane.actions = actions
         if pool is not None:
             lane.step = pool.submit(lane.slots.step, actions, active)
@@ -289,7 +284,7 @@ class Engine:
             if tags := _not_finite(after, reward, metrics):
                 finished.append(lane.running.pop(slot).record(tags=tags))
                 continue
-            episode.history.append(after)
+            episode.queue.observe(after)
             episode.rewards += reward
             episode.metrics = metrics
             if terminated[slot] or truncated[slot]:
@@ -302,17 +297,15 @@ class Engine:
     def _fill_queues(self, lane: _Lane) -> None:
         """Ask the policy, in one call, for a chunk in every episode whose queue is empty."""
         asking = [lane.running[slot] for slot in sorted(lane.running)]
-        asking = [episode for episode in asking if not episode.queue]
+        asking = [episode for episode in asking if episode.queue.is_empty]
         if not asking:
             return
         spec = self.policy.spec
         obs: dict[str, Tensor] = {}
         for key in spec.obs_shapes:
-            rows = np.stack([np.stack([o[key] for o in episode.history]) for episode in asking])
-            if rows.dtype == np.float64:
-                rows = rows.astype(np.float32)
+            rows = np.stack([episode.queue.remembered(key) for episode in asking])
             obs[key] = torch.from_numpy(rows)  # (batch, n_obs_steps, *shape)
-        seeds = [derive_seed(episode.seed, "policy", episode.n_chunks) for episode in asking]
+        seeds = [derive_seed(episode.seed, "policy", episode.queue.n_chunks) for episode in asking]
         where = ", ".join(f"seed {e.seed} at step {e.n_steps}" for e in asking)
         try:
             chunk = self.policy.sample(obs, seeds=seeds)
@@ -321,18 +314,15 @@ class Engine:
         wanted = (len(asking), spec.horizon, spec.action_dim)
         if tuple(chunk.shape) != wanted:
             raise UsageError(f"the policy returned a chunk {tuple(chunk.shape)}, expected {wanted}")
-        first = spec.n_obs_steps - 1
-        executed = chunk[:, first : first + self.n_action_steps]
-        planned = executed.detach().to("cpu", torch.float32).numpy()
-        for episode, actions in zip(asking, planned, strict=True):
+        planned = chunk.detach().to("cpu", torch.float32).numpy()
+        for episode, rows in zip(asking, planned, strict=True):
+            actions = episode.queue.plan(rows)
             if not np.isfinite(actions).all():
                 step = episode.n_steps + int(np.argmax(~np.isfinite(actions).all(axis=1)))
                 raise NumericsError(
                     f"the policy's action for seed {episode.seed} at step {step} is not finite; "
                     "check the checkpoint's weights and the observations"
                 )
-            episode.queue.extend(actions)
-            episode.n_chunks += 1
 
     def _metrics(self, info: Mapping[str, Any]) -> dict[str, float]:
         metrics = info.get("metrics")

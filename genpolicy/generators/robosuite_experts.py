@@ -4,7 +4,7 @@ Every expert reads the poses of objects from the simulator, lays the fingers acr
 carries it to its place. A strategy is one word for each choice, joined by ``-``; it is drawn for
 every episode, so that the demonstrations of one start state can differ:
 
-- grasp: ``near`` turns the hand the shorter way, ``far`` the next longer one,
+- grasp: ``near`` turns the hand the shorter way, ``far`` the next longer one (Door has one grasp),
 - way: ``over`` goes straight, ``left`` and ``right`` by a point at the side.
 
 On top of it every way point is displaced at random, and Gaussian noise is added to the motion
@@ -268,16 +268,16 @@ class StackExpert(Expert):
 class DoorExpert(Expert):
     """Grasp the handle from the front, turn it until the latch is free and pull the door open.
 
-    The latch gives way to either side: ``down`` presses the handle, ``up`` lifts it.
+    The handle is pressed down; turned upwards, the fingers slip off while they pull.
     """
 
-    strategies = ("down-over", "down-left", "down-right", "up-over", "up-left", "up-right")
+    strategies = ("over", "left", "right")
 
     def script(self) -> Script:
         arm, ids = self.arm, self.task.object_body_ids
         latch, door = ids["latch"], ids["door"]
         handle, qpos = self.task.door_handle_site_id, self.task.sim.data.qpos
-        wanted = float(self.rng.uniform(1.15, 1.3)) * (1.0 if "down" in self.words else -1.0)
+        wanted = float(self.rng.uniform(1.15, 1.3))
 
         def handle_position() -> np.ndarray:
             return np.array(self.task.sim.data.site_xpos[handle])
@@ -288,7 +288,7 @@ class DoorExpert(Expert):
         grasps = [np.stack([x, np.cross(normal, x), normal], axis=1) for x in (upward, -upward)]
         turns = [np.linalg.norm(axis_angle_of_matrix(g @ arm.rotation.T)) for g in grasps]
         hand = grasps[int(np.argmin(turns))]
-        along = -arm.body_rotation(latch)[:, 0] * float(self.rng.uniform(0.0, 0.03))
+        along = -arm.body_rotation(latch)[:, 0] * float(self.rng.uniform(0.0, 0.02))
         before = -0.09 * normal + self.rng.uniform(-0.01, 0.01, 3)
         way = self.sideways(arm.position, handle_position() + before)
         yield from arm.move(lambda: way, lambda: hand, OPEN, within_m=0.04, within_rad=0.6)

@@ -1,5 +1,6 @@
 """Policies: stateless maps from observations to chunks of actions, and their checkpoints."""
 
+from genpolicy.policies.acting import ActionQueue, Actor
 from genpolicy.policies.base import Policy
 from genpolicy.policies.checkpoint import PolicyCard, load_policy, read_card, save_policy
 from genpolicy.policies.composed import ComposedPolicy, MemberOf
@@ -12,6 +13,8 @@ from genpolicy.policies.generative import GenerativePolicy, build_policy
 from genpolicy.policies.selection import SelectedPolicy
 
 __all__ = [
+    "ActionQueue",
+    "Actor",
     "ComposedPolicy",
     "Critic",
     "CriticCard",

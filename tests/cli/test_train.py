@@ -1,10 +1,14 @@
 """`genpolicy train` and `genpolicy evaluate` as a user calls them: exit codes and messages."""
 
 import json
+import sys
 
+import numpy as np
 import pytest
 
 from genpolicy.cli.main import main
+from genpolicy.data.robomimic_file import Demo, write_robomimic
+from genpolicy.robomimic_tasks import robomimic_task
 
 
 def _run(capsys, *argv):
@@ -95,3 +99,33 @@ def test_make_train_and_evaluate_from_the_command_line(capsys, tmp_path):
     assert "resume" in err
     code, out, _ = _run(capsys, *arguments, f"out={tmp_path / 'e'}", "--resume")
     assert code == 0
+
+
+def test_without_robosuite_policies_train_and_only_rollouts_are_refused(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "robosuite", None)
+    rng = np.random.default_rng(0)
+    sizes = {"object": 10, "robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
+    obs = {key: rng.standard_normal((30, size)) for key, size in sizes.items()}
+    demo = Demo(actions=rng.uniform(-1, 1, (30, 7)), obs=obs)
+    path = write_robomimic(tmp_path / "a.hdf5", [demo], env_args=robomimic_task("lift").env_args())
+    run = tmp_path / "run"
+    code, _, err = _run(
+        capsys,
+        "train",
+        "experiment=robomimic_lift_flow",
+        "data=robomimic",
+        f"data.path={path}",
+        f"run_dir='{run}'",
+        "policy.network.width=16",
+        "trainer.max_steps=2",
+        "save.every=2",
+        "data.batch_size=4",
+        "data.val_ratio=0.0",
+        "logger=none",
+    )
+    assert code == 0, err
+    code, _, err = _run(capsys, "evaluate", f"checkpoint={run}", "n_episodes=1")
+    assert code == 6
+    assert "pip install 'genpolicy[robosuite]'" in err

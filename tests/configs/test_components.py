@@ -102,10 +102,11 @@ def test_every_experiment_composes_and_builds_its_policy(name):
 
 
 def _obs_shapes(experiment):
-    if "image" in experiment:
+    if "image" in experiment and "pusht" not in experiment:
         side = 240 if "tool_hang" in experiment else 84
         return {"agentview_image": (side, side, 3), "robot0_eef_pos": (3,)}
-    return {"image": (96, 96, 3)} if "pixels" in experiment else {"state": (3,)}
+    images = "pixels" in experiment or "image" in experiment
+    return {"image": (96, 96, 3)} if images else {"state": (3,)}
 
 
 KINDS = {

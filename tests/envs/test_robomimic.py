@@ -16,7 +16,7 @@ from genpolicy.errors import SimulatorError, UsageError
 from genpolicy.evaluation import evaluate
 from genpolicy.evaluation.task import EvaluationTask
 from genpolicy.robomimic_tasks import ROBOMIMIC_TASKS, robomimic_task
-from genpolicy.rotations import pose_to_six
+from genpolicy.rotations import pose_to_six, with_six
 from genpolicy.shapes import TaskSpec
 
 pytestmark = [
@@ -62,6 +62,8 @@ def test_every_task_starts_and_steps(name):
     assert env.observation_space.contains(obs)
     assert (reward, terminated, truncated) == (0.0, False, False)
     assert info["metrics"]["time_to_success"] == task.max_steps
+    for start in task.quaternions:
+        assert np.linalg.norm(obs["object"][start : start + 4]) == pytest.approx(1.0, abs=1e-3)
     env.close()
 
 
@@ -116,6 +118,23 @@ def test_absolute_actions_reach_where_deltas_aimed(name):
             np.testing.assert_allclose(obs[key], after[key], atol=2e-4)
     delta.close()
     absolute.close()
+
+
+def test_quaternions_are_seen_as_six_numbers():
+    plain, six = (
+        make_env("robomimic/square", quaternions=kind) for kind in ("recorded", "rotation_6d")
+    )
+    assert six.observation_space["object"].shape == (18,)
+    for before, after in zip(episode(plain, 4), episode(six, 4), strict=True):
+        np.testing.assert_array_equal(after["object"], with_six(before["object"], (3, 10)))
+        np.testing.assert_array_equal(
+            after["robot0_eef_quat"], with_six(before["robot0_eef_quat"], (0,))
+        )
+        np.testing.assert_array_equal(after["robot0_eef_pos"], before["robot0_eef_pos"])
+    plain.close()
+    six.close()
+    with pytest.raises(UsageError, match="quaternions is 'six'"):
+        make_env("robomimic/square", quaternions="six")
 
 
 def test_old_recipes_are_restored(lift):

@@ -26,6 +26,11 @@ def made(tmp_path_factory):
     return make_robomimic("robomimic/lift", seed=1, path=path, n_demos=3, progress=False)
 
 
+def open_demos(path, mask):
+    with open_robomimic(path) as file:
+        return file.selected(mask) if mask in file.filter_keys() else ()
+
+
 def test_the_file_holds_what_a_robomimic_file_holds(made):
     report = check_robomimic(made)
     assert report.problems == ()
@@ -36,6 +41,13 @@ def test_the_file_holds_what_a_robomimic_file_holds(made):
     assert episodes.terminated[episodes.episode_ends - 1].all()
     assert np.abs(episodes.actions).max() <= 1.0
     assert load_dataset("robomimic/lift", made, actions="absolute_6d").action_dim == 10
+    meant = load_dataset("robomimic/lift", made, actions="intended")
+    noise = (episodes.actions - meant.actions)[:, :6]
+    assert 0.02 < noise.std() < 0.1  # 0.1 where the script allows all of it
+    np.testing.assert_array_equal(episodes.actions[:, 6], meant.actions[:, 6])
+    masks = [f"strategy_{word}" for word in ("near", "far")]
+    n_each = [len(open_demos(made, mask)) for mask in masks]
+    assert sum(n_each) == 3
     with pytest.raises(DataError, match="recorded in Lift, expected PickPlaceCan"):
         load_dataset("robomimic/can", made)
     with open_robomimic(made) as file:
@@ -70,7 +82,7 @@ def test_the_number_of_workers_changes_nothing(made, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lift", "can", "square", "stack"])
+@pytest.mark.parametrize("name", ["lift", "can", "square", "stack", "door"])
 def test_experts_succeed_with_every_strategy(name):
     from genpolicy.envs import make_env
     from genpolicy.generators.robosuite_experts import expert_of
