@@ -15,7 +15,7 @@ from pathlib import Path
 
 from genpolicy.evaluation import EvalResult, read_ledger
 from genpolicy.evaluation.records import format_seeds
-from genpolicy.evaluation.statistics import stratified_interval
+from genpolicy.evaluation.run_scores import stratified_interval
 
 METRICS = {
     "d4rl": ("d4rl_score", "success"),
@@ -44,7 +44,8 @@ def main(folder: str, *pairs: str) -> None:
     rows = []
     for (label, task), results in grouped.items():
         name, _, step = label.partition("@")
-        for metric in METRICS[re.split("[-/]", task)[0]]:
+        family = re.split("[-/]", task)[0]
+        for metric in METRICS[family]:
             mean, interval = results[0].mean(metric), results[0].interval(metric)
             if len(results) > 1:
                 groups = [[record.metrics[metric] for record in r.records] for r in results]
@@ -67,7 +68,7 @@ def main(folder: str, *pairs: str) -> None:
                         for k, v in {**results[0].simulators, **results[0].versions}.items()
                     ),
                 }
-                | ({"caveats": "; ".join(result.caveats)} if family == "d4rl" else {})
+                | ({"caveats": "; ".join(results[0].caveats)} if family == "d4rl" else {})
             )
     target = Path(folder) if folder.endswith(".csv") else Path(folder) / "results.csv"
     with open(target, "w", newline="", encoding="utf-8") as handle:
