@@ -36,16 +36,16 @@ bc() {  # task method steps [settings]
 
 [ -n "$only" ] || for robot in hopper halfcheetah walker2d; do data "$robot"; done
 bc kitchen-complete flow 5000
-bc door-human flow 2500
-bc hopper-medium-expert flow 2000 data.path="$runs/hopper-medium-expert.hdf5"
-bc kitchen-complete diffusion 2500
-bc door-human diffusion 2500
-bc kitchen-complete distilled 1200 algorithm.teacher="$runs/kitchen-complete-flow/last"
-bc door-human distilled 1200 algorithm.teacher="$runs/door-human-flow/last"
-bc hopper-medium-expert diffusion 2000 data.path="$runs/hopper-medium-expert.hdf5"
+bc door-human flow 4000
+bc hopper-medium-expert flow 5000 data.path="$runs/hopper-medium-expert.hdf5"
+bc kitchen-complete diffusion 5000
+bc door-human diffusion 4000
+bc kitchen-complete distilled 2500 algorithm.teacher="$runs/kitchen-complete-flow/last"
+bc door-human distilled 2000 algorithm.teacher="$runs/door-human-flow/last"
+bc hopper-medium-expert diffusion 5000 data.path="$runs/hopper-medium-expert.hdf5"
 for robot in halfcheetah walker2d; do
   for method in flow diffusion; do
-    bc "$robot-medium-expert" "$method" 2000 data.path="$runs/$robot-medium-expert.hdf5"
+    bc "$robot-medium-expert" "$method" 5000 data.path="$runs/$robot-medium-expert.hdf5"
   done
 done
 python experiments/collect.py experiments/d4rl "${pairs[@]}"
