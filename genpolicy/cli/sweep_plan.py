@@ -89,7 +89,7 @@ def read_sweep(argv: Sequence[str]) -> SweepRequest:
         methods = {name: methods.get(name) for name in chosen}
     if "task" in named:
         tasks = {name: tasks.get(name) for name in named["task"]}
-    seeds = [int(seed) for seed in named.get("seed", settings["seeds"])]
+    seeds = [int(seed) for seed in (named["seed"] if "seed" in named else settings["seeds"])]
     needs = {name: dict(needed) for name, needed in settings["needs"].items()}
     described = {**settings["support"], **settings["methods"]}
     support: dict[str, Method] = {}

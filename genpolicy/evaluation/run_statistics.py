@@ -134,12 +134,12 @@ def aggregates(
 ) -> dict[RunStatistic, Estimate]:
     """Return several figures as ``aggregate`` does one, from the same resamples."""
     _check(tasks, resample, confidence, who="aggregate")
-    reductions = {name: _reduction(name, gamma) for name in statistics}
     rng = np.random.default_rng(derive_seed(seed, "aggregate", resample))
     drawn = [task.resampled(rng, n_resamples, resample) for task in tasks]
     scores = [task.scores[None] for task in tasks]
     found: dict[RunStatistic, Estimate] = {}
-    for name, reduce in reductions.items():
+    for name in statistics:
+        reduce = _reduction(name, gamma)
         interval = _interval(reduce(drawn), tasks, resample, confidence)
         found[name] = Estimate(float(reduce(scores)[0]), interval, *_counts(tasks))
     return found

@@ -23,5 +23,7 @@ def build_encoder(config: Mapping[str, Any], spec: TaskSpec) -> Any:
         UsageError: for a target or settings that do not exist.
     """
     taken = inspect.signature(resolve_target(str(config["_target_"]))).parameters
-    sizes = {"action_dim": spec.action_dim} if "action_dim" in taken else {}
-    return build(config, obs_shapes=spec.obs_shapes, **sizes)
+    sizes: dict[str, Any] = {"obs_shapes": spec.obs_shapes}
+    if "action_dim" in taken:
+        sizes["action_dim"] = spec.action_dim
+    return build(config, **sizes)
