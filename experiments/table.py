@@ -12,6 +12,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 PRIMARY = {
     "maze2d_umaze": "d4rl_score",
     "offline_rl": "d4rl_score",
+    "online": "d4rl_score",
     "pusht": "max_reward",
     "robomimic": "success",
 }
