@@ -13,6 +13,7 @@ PRIMARY = {
     "d4rl": "d4rl_score",
     "maze2d_umaze": "d4rl_score",
     "offline_rl": "d4rl_score",
+    "online": "d4rl_score",
     "pusht": "max_reward",
     "robomimic": "success",
 }

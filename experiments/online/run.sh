@@ -17,6 +17,7 @@ declare -A own=(
 )
 # A curriculum of noise levels goes on at its end.
 declare -A more=([rebrac]="" [consistency_ac]="algorithm.settings.curriculum.total_steps=1")
+declare -A names=([rebrac]="ReBRAC" [consistency_ac]="Consistency-AC")
 declare -A offline=([rebrac]=5000 [consistency_ac]=4000)
 
 trained() { # run, algorithm, seed, updates, overrides
@@ -31,7 +32,10 @@ trained() { # run, algorithm, seed, updates, overrides
     out="$out"
 }
 
+pairs=()
 for algorithm in $ALGORITHMS; do
+  name="${names[$algorithm]}"
+  before="${offline[$algorithm]}"
   for seed in $SEEDS; do
     base="$algorithm-$seed"
     trained "$base" "$algorithm" "$seed" "${offline[$algorithm]}"
@@ -42,12 +46,12 @@ for algorithm in $ALGORITHMS; do
     trained "$base-more" "$algorithm" "$seed" 3000 online=default online.from="$RUNS/$base" \
       online.offline_fraction=1.0 online.warmup_steps=0 online.updates_per_step=1.0e+9 \
       ${more[$algorithm]}
+    pairs+=(
+      "$name, offline@$before=$RUNS/evaluations/$base/result.json"
+      "$name, continued online@$((before + 3000))=$RUNS/evaluations/$base-online/result.json"
+      "$name, continued offline@$((before + 3000))=$RUNS/evaluations/$base-more/result.json"
+    )
   done
 done
 
-pairs=()
-for run in "$RUNS"/evaluations/*; do
-  name=$(basename "$run")
-  pairs+=("$(echo "$name" | sed "s/-[0-9]\+//")=$run/result.json")
-done
 python experiments/collect.py "$here" "${pairs[@]}"
