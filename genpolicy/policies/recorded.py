@@ -1,8 +1,8 @@
 """Work that a device records once and replays: CUDA graphs, with what changes in fixed places.
 
 At small batches a loop of networks costs more to start, kernel by kernel, than to compute. A CUDA
-graph starts all of it at once. What was recorded reads the inputs' places and the weights where they
-were: it is only right as long as those stay, which ``CompiledSampler.is_current`` watches.
+graph starts all of it at once. What was recorded reads the inputs' places and the weights where
+they were: it is only right as long as those stay, which ``CompiledSampler.is_current`` watches.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class CudaRecorder:
         return self._replay_of(graph), out
 
     def order(self) -> None:
-        """Wait, on the current stream, for the stream of the last replay; see ``Recorder.order``."""
+        """Wait on the current stream for that of the last replay; see ``Recorder.order``."""
         current = torch.cuda.current_stream(self.device)
         if self._last is not None and self._last != current:
             current.wait_stream(self._last)
@@ -103,7 +103,7 @@ class Recordings:
         recorder: how.
 
     Attributes:
-        reason: why nothing can be recorded; empty as long as it can. Runs are then made as they are.
+        reason: why nothing can be recorded, so that runs are made as they are; empty if it can.
     """
 
     def __init__(self, recorder: Recorder) -> None:

@@ -137,7 +137,6 @@ def _recorder_of(device: torch.device) -> Recorder | None:
 
 def _on(device: torch.device, row: Affine) -> Affine:
     """Return a sum whose shifts lie on a device, so that nothing is copied there in a run."""
-
     if device.type == "cpu":
         return row
 

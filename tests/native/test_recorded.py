@@ -1,4 +1,4 @@
-"""Runs that are recorded and replayed, by a recorder that keeps the tensor operations of a run."""
+"""Runs that are recorded and replayed: by a recorder that keeps a run's tensor operations."""
 
 import copy
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import genpolicy as gp
-from genpolicy.native import Unsupported
 from genpolicy.ops import is_compiled
 from genpolicy.policies import compiled
 from genpolicy.policies.compiled import why_not_compiled
@@ -90,11 +89,10 @@ def test_two_times_are_sampled_in_torch():
 
 
 @needs_kernels
-def test_on_a_cuda_device_it_is_sampled_in_torch(monkeypatch):
-    """The CUDA kernels have no convolutions, and refuse such programs themselves as well."""
+def test_on_a_cuda_device_it_has_a_program_too(monkeypatch):
     made = unet()
     monkeypatch.setattr(compiled, "_check_devices", lambda devices: None)
     monkeypatch.setattr(compiled, "_on_host", lambda policy: policy)
     monkeypatch.setattr(type(made), "device", property(lambda policy: torch.device("cuda", 0)))
-    with pytest.raises(Unsupported, match="CUDA kernels have none"):
-        compiled.write_policy(made, fields=compiled.fields_of(made))
+    code, *_ = compiled.write_policy(made, fields=compiled.fields_of(made))
+    assert code.device.type == "cpu"

@@ -2,142 +2,11 @@
 // than one multiprocessor reads in time. The jobs are those of jobs.h.
 #pragma once
 
-#include "jobs.h"
-#include "products.cuh"
-#include "rows.cuh"
+#include "grid_sums.cuh"
+#include "group_norm.cuh"
 
 namespace genpolicy {
 namespace cuda {
-
-constexpr int kGridLd = kMostColumns + 8;  // words from word to word of a piece, see kPieceLd
-
-struct GridArguments {
-  Arguments rows;
-  const Job* jobs;
-  int n_prologue, n_jobs;
-  int n_rows;          // at a time
-  uint32_t* arrived;   // of blocks that wait for all others
-  uint32_t* counters;  // of items that are done
-  float* partials;     // sums of chunks
-};
-
-// Waits for all blocks of the launch, which have to be on the device together.
-struct GridBarrier {
-  uint32_t* const arrived;
-  uint32_t* const turn;  // in shared memory: how often this block has waited
-
-  __device__ __forceinline__ void wait() const {
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      const uint32_t number = ++*turn;
-      count_up(arrived);
-      wait_until(arrived, number * gridDim.x);
-    }
-    __syncthreads();
-  }
-};
-
-// The threads of all blocks, for all rows that are worked on.
-struct GridTeam {
-  const int n;
-  const GridBarrier barrier;
-
-  __device__ __forceinline__ int rows() const { return n; }
-  __device__ __forceinline__ void settle() const { barrier.wait(); }
-  static __device__ __forceinline__ int first() { return static_cast<int>(blockIdx.x) * kThreads + threadIdx.x; }
-  static __device__ __forceinline__ int step() { return static_cast<int>(gridDim.x) * kThreads; }
-
-  // A warp works on two rows, so that sums over lanes have whole warps; there is a row behind an odd last one.
-  template <class Use>
-  __device__ __forceinline__ void on_rows(int ld, Use use) const {
-#pragma unroll 1
-    for (int row = first() / kLanesOfRow; row < n + n % 2; row += step() / kLanesOfRow) use(row, row * ld);
-  }
-
-  template <class Use>
-  __device__ __forceinline__ void on_floats(int ld, int width, Use use) const {
-#pragma unroll 1
-    for (int i = first(); i < n * width; i += step()) use(i / width * ld + i % width, i % width);
-  }
-
-  template <class Use>
-  __device__ __forceinline__ void on_each(int n_items, Use use) const {
-#pragma unroll 1
-    for (int i = first(); i < n_items; i += step()) use(i);
-  }
-};
-
-// Sums of a thread: runs of columns beside each other, in rows and columns of an item.
-template <int kRows, bool kBf16>
-struct Sums;
-
-template <int kRows>
-struct Sums<kRows, false> {
-  using L = Layout<kRows, 2>;
-  static constexpr int kRun = 4, kInputs = kDepth, kInputLd = kDepth + 4;
-  float at[1][L::kOwn][4];
-
-  static __device__ __forceinline__ int row() {
-    return threadIdx.x / 32 % L::kRowWarps * L::kSpan + threadIdx.x % 32 / 8;
-  }
-  static __device__ __forceinline__ int column() {
-    return threadIdx.x / 32 / L::kRowWarps * 32 + threadIdx.x % 8 * 4;
-  }
-  __device__ __forceinline__ void add(const float* x, const uint32_t* words, int n_panels) {
-    if (column() >= n_panels * kPanel) return;
-    add_piece_f32<L, 1, kGridLd>(x + row() * kInputLd, kInputLd, kDepth,
-                                 reinterpret_cast<const float*>(words) + column(), at);
-  }
-  __device__ __forceinline__ void take(Sums& other) {
-#pragma unroll
-    for (int i = 0; i < L::kOwn; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        at[0][i][j] += other.at[0][i][j];
-        other.at[0][i][j] = 0.0f;
-      }
-  }
-  // Calls use(run, row, column).
-  template <class Use>
-  __device__ __forceinline__ void each(int n_panels, Use use) {
-    if (column() >= n_panels * kPanel) return;
-#pragma unroll
-    for (int i = 0; i < L::kOwn; ++i) use(at[0][i], row() + 4 * i, column());
-  }
-};
-
-template <int kRows>
-struct Sums<kRows, true> {
-  static constexpr int kRun = 2, kInputs = 2 * kDepth, kInputLd = 2 * kDepth + 8;
-  float at[1][2][kRows / 16][4];
-
-  __device__ __forceinline__ void add(const float* x, const uint32_t* words, int n_panels) {
-    add_piece_bf16<kRows, 1, kGridLd, true>(x, kInputLd, 0, kInputs, words, n_panels, at);
-  }
-  __device__ __forceinline__ void take(Sums& other) {
-#pragma unroll
-    for (int part = 0; part < 2; ++part)
-#pragma unroll
-      for (int m = 0; m < kRows / 16; ++m)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          at[0][part][m][i] += other.at[0][part][m][i];
-          other.at[0][part][m][i] = 0.0f;
-        }
-  }
-  template <class Use>
-  __device__ __forceinline__ void each(int n_panels, Use use) {
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
-    if (warp >= n_panels) return;
-#pragma unroll
-    for (int part = 0; part < 2; ++part)
-#pragma unroll
-      for (int m = 0; m < kRows / 16; ++m)
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          use(&at[0][part][m][2 * i], 16 * m + g + 8 * i, warp * int{kPanel} + part * 8 + 2 * q);
-  }
-};
 
 constexpr int kGridStages = 4;
 
@@ -335,61 +204,6 @@ struct Grid {
   }
 
   template <int64_t kKind>
-  __device__ __forceinline__ void normalize_as(const int64_t* i, const RowTiles& tiles, int group_of_rows,
-                                               int first, int width, int n_rows) const {
-    const Program& program = machine.program;
-    const auto out = static_cast<int>(i[kFieldOut]), wide = static_cast<int>(padded(out));
-    const int n = out / static_cast<int>(i[kFieldIn]), ld = static_cast<int>(strided(out));
-    const auto length = static_cast<int>(i[kFieldLength]);
-    const int last = first + width < out ? first + width : out, n_groups = (last - first) / n;
-    const float count = static_cast<float>(n * length), eps = static_cast<float>(bits_of<double>(i[kFieldExtra]));
-    const float* const gain = program.vectors + i[kFieldVector];
-    const int lane = threadIdx.x % 32;
-#pragma unroll 1
-    for (int pair = threadIdx.x / 32; pair < tiles.rows * n_groups; pair += kWarps) {
-      const int row = group_of_rows * tiles.rows + pair / n_groups, channel = first + pair % n_groups * n;
-      if (row >= n_rows) continue;
-      const float* src = machine.at(i[kFieldSrc]) + row * machine.ld + channel;
-      float total = 0.0f, squares = 0.0f;
-#pragma unroll 4
-      for (int k = lane; k < n * length; k += 32) total += src[k / n * ld + k % n];
-      const float mean = sum_of<32>(total) / count;
-#pragma unroll 4
-      for (int k = lane; k < n * length; k += 32) {
-        const float d = src[k / n * ld + k % n] - mean;
-        squares = squares + d * d;
-      }
-      const float scale = 1.0f / root(sum_of<32>(squares) / count + eps);
-      float* const dst = machine.at(i[kFieldDst]) + row * machine.ld + channel;
-      const float* const film =
-          i[kFieldSrc3] < 0 ? nullptr
-                            : machine.at(i[kFieldSrc3]) + row * machine.ld + i[kFieldPlace] + channel;
-      const float* const added =
-          i[kFieldSrc2] < 0 ? nullptr : machine.at(i[kFieldSrc2]) + row * machine.ld + channel;
-#pragma unroll 1
-      for (int k = lane; k < n * length; k += 32) {
-        const int c = k % n, at = k / n * ld + c;
-        float value = activated<kKind>((src[at] - mean) * scale * gain[channel + c] + gain[wide + channel + c]);
-        if (film) value = value * film[c] + film[wide + c];
-        if (added) value += added[at];
-        dst[at] = value;
-      }
-    }
-  }
-
-  // Group norm, activation, factors and shifts, residual sum of some channels of a group of rows.
-  __device__ __forceinline__ void normalize(const int64_t* i, const RowTiles& tiles, int group, int first,
-                                            int width, int n_rows) const {
-    switch (i[kFieldActivation]) {
-      case kMish: normalize_as<kMish>(i, tiles, group, first, width, n_rows); break;
-      case kSilu: normalize_as<kSilu>(i, tiles, group, first, width, n_rows); break;
-      case kRelu: normalize_as<kRelu>(i, tiles, group, first, width, n_rows); break;
-      case kGelu: normalize_as<kGelu>(i, tiles, group, first, width, n_rows); break;
-      default: normalize_as<kNone>(i, tiles, group, first, width, n_rows);
-    }
-  }
-
-  template <int64_t kKind>
   __device__ __forceinline__ void activate_as(const Job& job, int group, int first, int width) const {
     float* const row = machine.at(machine.program.instruction(job.first)[kFieldDst]) + first;
 #pragma unroll 1
@@ -460,7 +274,7 @@ struct Grid {
       if (!is_last(counter, tiles.tiles * n_beside * n_chunks)) continue;
       if (job.is_split) reduce(job, tiles, item, e, first, width, n_rows);
       if (job.has_norm)
-        normalize(program.instruction(job.first + job.n_sums), tiles, item.group, first, width, n_rows);
+        normalize(machine, program.instruction(job.first + job.n_sums), tiles, item.group, first, width, n_rows);
       else if (is_layer)
         activate(head[kFieldActivation], job, item.group, first, width);
     }
@@ -478,7 +292,7 @@ struct Grid {
     const RowTiles one{1, 1, n_rows};
 #pragma unroll 1
     for (int row = blockIdx.x; row < n_rows; row += gridDim.x)
-      normalize(i, one, row, 0, static_cast<int>(i[kFieldOut]), n_rows);
+      normalize(machine, i, one, row, 0, static_cast<int>(i[kFieldOut]), n_rows);
   }
 
   // Between rows of positions and grids.

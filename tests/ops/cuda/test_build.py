@@ -6,6 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,53 @@ def test_a_build_with_nvcc_loads_without_a_device(
     done = subprocess.run(
         [sys.executable, "-c", LOADED + ANSWERS, str(package / "libgenpolicy_ext.so")],
         env={**os.environ, "GENPOLICY_EXT": "off"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def wheel_of(folder: Path, *options: str) -> Path:
+    """Return a wheel for the CPU, built by pip."""
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *options]
+    done = subprocess.run(
+        [*command, "-w", str(folder), str(EXTENSION)],
+        env={**os.environ, "GENPOLICY_CUDA": "0"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode and ("No matching distribution" in done.stderr or "index" in done.stderr):
+        pytest.skip("an isolated build needs a package index")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("genpolicy_ext-*.whl")
+    return wheel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--no-build-isolation",), ()], ids=["here", "isolated"])
+def test_a_wheel_for_the_cpu_answers_from_anywhere(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    if compiler() is None:
+        pytest.skip("no C++ compiler; set CXX or install g++")
+    wheel = wheel_of(tmp_path, *options)
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "there")
+    assert {"genpolicy_ext/libgenpolicy_ext.so", "genpolicy_ext/_build.py"} <= names
+    assert not any(name.endswith((".cpp", ".cu", ".h")) for name in names)
+    assert "none-any" not in wheel.name
+    script = (
+        "import torch\nfrom genpolicy.ops import backend, mlp_reference\nnow = backend()\n"
+        "assert now.name == 'compiled' and now.cuda == (), now\n"
+        "import genpolicy_ext\nassert 'there' in genpolicy_ext.__file__\n"
+        "seeds = torch.arange(3)\nours = torch.ops.genpolicy.row_noise(seeds, 5, 1, 0)\n"
+        "torch.testing.assert_close(ours, mlp_reference.row_noise(seeds, 5, 1, 0))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "there"), "GENPOLICY_EXT": "require"},
         capture_output=True,
         text=True,
     )
