@@ -91,6 +91,7 @@ def main() -> None:
                 "train",
                 [
                     "experiment=robomimic_square_flow",
+                    "data=robomimic",
                     f"data.path={file}",
                     f"policy.network.width={width}",
                 ],

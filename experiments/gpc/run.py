@@ -4,7 +4,7 @@
 
 Members, their mean at 11 weights, and the members alone run with the same sampler, noise and seeds:
 weights are chosen on 60 validation seeds, and the best is compared with the members alone on 200
-others. On robosuite, where a step of the simulator costs much more, 5 weights (0.25 apart), 20
+others. On robosuite, where a step of the simulator costs much more, 5 weights (0.25 apart), 10
 validation and 100 report seeds. Writes results.csv (the report), curve.csv (every weight) and
 verdicts.csv (over training seeds) from all finished cases; rows of others stay as they are.
 """
@@ -114,7 +114,7 @@ CASES = {
             question,
             SIX,
             n_trials=5,
-            n_validation=20,
+            n_validation=10,
             n_report=100,
         )
         for task in ("lift", "can", "square")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,6 +22,7 @@ def in_order(
     """Yield ``function(job)`` for every job, which may be without end.
 
     At most two jobs per worker are under way; those that wait when the caller stops are cancelled.
+    Workers end with the calling process, also when it is killed.
 
     Args:
         function: at the top level of a module, and the same in every process.
@@ -32,7 +35,7 @@ def in_order(
         return
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(n_workers, context, initializer=_end_with_parent) as pool:
         running: deque[Future[Result]] = deque()
         try:
             for job in jobs:
@@ -44,3 +47,16 @@ def in_order(
         finally:
             for future in running:
                 future.cancel()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone; a pool alone would go on."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
