@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import genpolicy as gp
 from genpolicy.policies.compiled import compiled_sampler
 from genpolicy.policies.explanation import explain
 from genpolicy.policies.recorded import CudaRecorder, Recordings
 from genpolicy.policies.scheduled import ScheduledRun
 from genpolicy.seeding import as_signed
 from tests.native.cases import in_torch, needs_kernels, observations, policy
+from tests.native.test_policies import RULES
 
 
 class Tape:
@@ -39,13 +41,11 @@ class Tape:
 
 
 def transformer(**options):
-    made = policy(
+    return policy(
         network="DiT",
         network_options={"width": 16, "n_layers": 1, "n_heads": 2},
         **options,
     )
-    assert compiled_sampler(made).scheduled is not None
-    return made
 
 
 def recorded(made, tape):
@@ -56,17 +56,23 @@ def recorded(made, tape):
     return run
 
 
-SAMPLERS = {
-    "ode": {"n_steps": 3},
-    "noise": {"n_steps": 3, "rule": "ddpm"},
-    "stages": {"n_steps": 2, "rule": "heun"},
+NOISE = {
+    "path": "VPPath",
+    "path_options": {"t_max": 0.9},
+    "denoiser_options": {"predicts": "noise"},
 }
 
 
+def a_sum():
+    """Return two members on other paths, of which one has a program."""
+    second = policy(path="CosinePath", denoiser_options={"predicts": "v"}, seed=2)
+    return gp.compose.mean([transformer(), second], weights=[0.3, 0.7])
+
+
 @needs_kernels
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_replays_follow_observations_and_seeds(monkeypatch, sampler):
-    made = transformer(sampler=SAMPLERS[sampler], path="CosinePath")
+@pytest.mark.parametrize("which", ["ddpm", "heun", "dpmpp_2m", "a sum"])
+def test_replays_follow_observations_and_seeds(monkeypatch, which):
+    made = a_sum() if which == "a sum" else transformer(**NOISE).with_sampler(**RULES[which])
     tape = Tape()
     recorded(made, tape)
     for number in range(3):
@@ -116,7 +122,7 @@ def test_weights_that_moved_are_seen():
 
 @needs_kernels
 def test_what_cannot_be_recorded_is_run(monkeypatch):
-    made, tape = transformer(sampler={"n_steps": 3, "rule": "ddpm"}), Tape()
+    made, tape = transformer(**NOISE).with_sampler(**RULES["ddpm"]), Tape()
     tape.refuses = True
     run = recorded(made, tape)
     obs = observations(made, 3)
@@ -167,7 +173,7 @@ def test_seeds_of_64_bits():
 
 @pytest.mark.gpu
 def test_a_graph_on_the_device(monkeypatch):
-    made = transformer(sampler={"n_steps": 4, "rule": "ddpm"}, path="CosinePath")
+    made = transformer(**NOISE).with_sampler(**RULES["ddpm"])
     obs, seeds = observations(made, 11), list(range(11))
     right = in_torch(made, obs, seeds, monkeypatch)
     made = made.to("cuda")
