@@ -33,7 +33,7 @@ from genpolicy.algorithms.rebrac import ReBRAC
 from genpolicy.data.batches import join_batches, rows_of_batch
 from genpolicy.errors import CheckpointError, UsageError
 from genpolicy.losses import draw_noise
-from genpolicy.networks import AnchorNetwork
+from genpolicy.networks import AnchorNetwork, LowDimEncoder
 from genpolicy.policies import Critic, GenerativePolicy, load_policy
 from genpolicy.seeding import generator_from
 
@@ -134,6 +134,7 @@ class MOPO(ReBRAC):
             after an end are left out.
         """
         source, network = self.models()
+        assert isinstance(source.encoder, LowDimEncoder)  # nothing learned, see AnchorSeeking
         keys = source.encoder.keys
         seen = dict(batch["obs"])
         steps: list[dict[str, Any]] = []

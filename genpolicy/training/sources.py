@@ -11,7 +11,7 @@ from genpolicy.algorithms.anchor_seeking import anchor_network
 from genpolicy.data.datamodule import WindowDataModule
 from genpolicy.data.normalizer import Normalizer
 from genpolicy.errors import CheckpointError, UsageError
-from genpolicy.networks import AnchorEncoder
+from genpolicy.networks import AnchorEncoder, LowDimEncoder
 from genpolicy.policies import Critic, GenerativePolicy, load_critic, load_policy, read_card
 from genpolicy.training.run_folder import RunFolder
 from genpolicy.training.state_io import FolderCheckpointIO
@@ -124,6 +124,7 @@ def take_anchors(run: str, policy: GenerativePolicy, critic: Critic | None) -> N
     source = load_policy(run)
     network = anchor_network(source, who="cocoa.anchors")
     assert isinstance(source, GenerativePolicy)
+    assert isinstance(source.encoder, LowDimEncoder)  # nothing learned, see AnchorSeeking
     for owner, encoder in (("policy", policy.encoder), ("critic", critic and critic.encoder)):
         if encoder is None:
             continue
