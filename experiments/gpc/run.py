@@ -164,7 +164,7 @@ def main() -> None:
             n_trials=case.n_trials,
             sampler=case.sampler,
             out=options.runs / "searches" / name,
-            n_envs=10 if case.settings == SIX else 50,
+            n_envs=3 if case.settings == SIX else 50,
             n_action_steps=4 if case.settings == SIX else None,
             batch=10 if case.settings == SIX else 20,
         )

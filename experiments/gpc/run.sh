@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Needs the Push-T demonstrations, both sets (GENPOLICY_DATA), the runs of experiments/pusht/run.sh
-# (the early checkpoint) and of experiments/maze2d_umaze/run.sh.
+# (the early checkpoint) and of experiments/maze2d_umaze/run.sh; for robosuite those of
+# experiments/robomimic/run.sh.
 set -euo pipefail
 runs=runs/gpc
 train() { genpolicy train "experiment=$1" name="$2" run_dir="$runs/$2" trainer.n_threads=1 "${@:3}"; }
@@ -23,3 +24,18 @@ for seed in 0 1 2; do ln -sfn "$PWD/runs/demo-seed$seed/runs" "$runs/maze2d-$see
 python experiments/gpc/run.py kinds kinds-1 kinds-2 weak goals goals-there maze2d-0 maze2d-1 maze2d-2 \
   modality state
 python experiments/gpc/run.py halves --validation 40
+
+# robosuite: members of two kinds, an early checkpoint, and one grasp strategy each.
+mimic=${MIMIC:-$PWD/runs/robomimic}
+early() { case $1 in lift) echo 500 ;; can) echo 500 ;; square) echo 2500 ;; esac; }
+for task in lift can square; do
+  mkdir -p "$runs/$task"
+  ln -sfn "$mimic/$task-flow" "$runs/$task/flow"
+  ln -sfn "$mimic/$task-diffusion" "$runs/$task/diffusion"
+  ln -sfn "$mimic/$task-flow/checkpoints/$(printf 'step-%08d' "$(early "$task")")" "$runs/$task/flow-weak"
+  for strategy in near far; do
+    train "robomimic_${task}_flow" "$task/$strategy" seed=0 data.path="$mimic/$task.hdf5" data.batch_size=128 \
+      trainer.max_steps=2500 save.every=2500 +data.reader_options.filter_key="strategy_$strategy"
+  done
+  python experiments/gpc/run.py "$task-flow-diffusion" "$task-strong-weak" "$task-near-far"
+done

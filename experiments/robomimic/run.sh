@@ -36,8 +36,10 @@ pick square flow 10000
 report square flow 10000
 train square diffusion data.action_normalizer=min_max save.every=2500
 report square diffusion 10000
-train can flow trainer.max_steps=8000 save.every=2000
-report can flow 8000
+train can flow trainer.max_steps=2500 "${short[@]}"
+report can flow 2500
+train can diffusion trainer.max_steps=2500 "${short[@]}"
+report can diffusion 2500
 train lift flow trainer.max_steps=2500 "${short[@]}"
 report lift flow 2500
 train lift diffusion trainer.max_steps=1500 "${short[@]}"
@@ -45,6 +47,17 @@ report lift diffusion 1500
 train square consistency data.action_normalizer=min_max "${short[@]}" trainer.max_steps=1500 \
   algorithm.teacher="$runs/square-flow/checkpoints/step-00010000"
 report square consistency 1500
+
+# robosuite's human demonstrations: 8 and 7 episodes.
+if [ -n "${GENPOLICY_DATA:-}" ]; then
+  for task in lift two_arm_handover; do
+    [ -d "$runs/human-$task/last" ] || genpolicy train experiment=robomimic_lift_flow data=robomimic \
+      name="human_$task" data.task="robomimic/$task" data.horizon=12 data.n_action_steps=4 data.batch_size=128 \
+      data.path="$GENPOLICY_DATA/robosuite_human_demos/${task}_human_low_dim.hdf5" \
+      "data.reader_options={quaternions: rotation_6d}" run_dir="$runs/human-$task" seed=0 \
+      trainer.n_threads=1 trainer.max_steps=400 save.every=400
+  done
+fi
 
 if [ -n "${PLAIN:-}" ]; then  # hours
   train lift flow-plain "${plain[@]}" trainer.max_steps=10000 save.every=5000
