@@ -22,8 +22,10 @@ def test_a_shipped_policy_loads_by_name_and_acts(name):
     }
     chunk = policy.sample(obs, seeds=[0, 1])
     assert chunk.shape == (2, card.spec.horizon, card.spec.action_dim)
-    low, high = (torch.tensor(card.normalizer["action"][k]) for k in ("min", "max"))
-    assert ((chunk >= low - 1e-2) & (chunk <= high + 1e-2)).all()
+    assert chunk.isfinite().all()
+    if policy.bounds is not None:  # actions without a range are clipped by the simulator
+        low, high = (torch.tensor(card.normalizer["action"][k]) for k in ("min", "max"))
+        assert ((chunk >= low - 1e-2) & (chunk <= high + 1e-2)).all()
     files = list((ROOT / name).iterdir())
     assert (ROOT / name / "README.md") in files
     assert sum(f.stat().st_size for f in files) < 20e6

@@ -235,6 +235,7 @@ def test_settings_that_contradict_each_other_are_refused(rl_config, tiny_config)
         train(rl_config("fql", "policy.sampler.n_steps=2", run="f"), progress=False)
     with pytest.raises(UsageError, match="flow map with a boundary"):
         one = ["denoiser=one_step", "sampler=one_step", "policy.sampler.times=null", "path=linear"]
+        one += ["policy.sampler.n_steps=1"]
         train(rl_config("consistency_ac", *one, run="g"), progress=False)
     with pytest.raises(UsageError, match="leave"):
         train(rl_config("fql", "data.pad_after=0", run="h"), progress=False)
