@@ -57,6 +57,8 @@ if [ -n "${GENPOLICY_DATA:-}" ]; then
       "data.reader_options={quaternions: rotation_6d}" run_dir="$runs/human-$task" seed=0 \
       trainer.n_threads=1 trainer.max_steps=400 save.every=400
   done
+  [ -f "$runs/human-lift/evaluations/report/result.json" ] || genpolicy evaluate n_episodes=100 n_envs=4 \
+    checkpoint="$runs/human-lift/last" task=robomimic/lift first_seed=100000 out="$runs/human-lift/evaluations/report"
 fi
 
 if [ -n "${PLAIN:-}" ]; then  # hours
