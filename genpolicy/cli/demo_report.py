@@ -14,7 +14,7 @@ from genpolicy.policies import ComposedPolicy, Policy, load_policy
 
 if TYPE_CHECKING:
     from genpolicy.cli.demo_compose import DemoCompositions
-    from genpolicy.evaluation.report import Block, Section
+    from genpolicy.evaluation.page import Block, Section
 
 __all__ = ["LEARNED", "evaluate_all", "write_demo_report"]
 
@@ -80,17 +80,14 @@ def write_demo_report(
     composed: DemoCompositions,
 ) -> Path:
     """Write ``out/report.html`` and return its path."""
+    from genpolicy.evaluation.page import Code, Section, Text, write_report
     from genpolicy.evaluation.plots import draw_intervals, draw_trajectories
     from genpolicy.evaluation.report import (
-        Code,
-        Section,
-        Text,
         comparison_table,
         drawn,
         latency_table,
         result_facts,
         results_table,
-        write_report,
     )
 
     task, metric = config["task"], "d4rl_score"
@@ -157,8 +154,9 @@ def _composition_blocks(
 ) -> list[Block]:
     """Return what was composed, how the weight was chosen, and the paths beside the parents'."""
     from genpolicy.cli.demo_compose import KEPT_OUT, MEAN, kept_out_disc
+    from genpolicy.evaluation.page import Code, Table, Text
     from genpolicy.evaluation.plots import draw_trajectories
-    from genpolicy.evaluation.report import Code, Table, Text, drawn
+    from genpolicy.evaluation.report import drawn
 
     disc = kept_out_disc(config)
     shown = {n: policies[n] for n in ("flow", "diffusion")} | composed.policies

@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Any
 from genpolicy.errors import UsageError
 from genpolicy.evaluation.latency import Latency
 from genpolicy.evaluation.page import (
-    Block,
-    Code,
-    Details,
     Facts,
     Figure,
-    Film,
-    Section,
     Table,
-    Text,
-    render_report,
-    write_report,
 )
 from genpolicy.evaluation.records import (
     EvalResult,
@@ -32,24 +24,13 @@ if TYPE_CHECKING:
     from genpolicy.evaluation.plot_style import Theme
 
 __all__ = [
-    "Block",
-    "Code",
-    "Details",
-    "Facts",
-    "Figure",
-    "Film",
-    "Section",
-    "Table",
-    "Text",
     "comparison_table",
     "differences_table",
     "drawn",
     "flatten_config",
     "latency_table",
-    "render_report",
     "result_facts",
     "results_table",
-    "write_report",
 ]
 
 

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 from genpolicy import __version__
 from genpolicy.errors import UsageError, nearest
-from genpolicy.evaluation.report import (
+from genpolicy.evaluation.page import (
     Block,
     Details,
     Figure,
@@ -30,7 +30,7 @@ from genpolicy.evaluation.report import (
 )
 from genpolicy.evaluation.tables import to_csv, to_latex, to_markdown
 from genpolicy.files import write_bytes
-from genpolicy.reporting.cells import Cell, cells_of
+from genpolicy.reporting.cells import Cell, cells_of, checkpoint_rank
 from genpolicy.reporting.comparison import (
     aggregate_table,
     compare_methods,
@@ -206,7 +206,7 @@ def write_report_files(
 def _checkpoints(cells: Sequence[Cell]) -> list[str]:
     """Return the checkpoints that were evaluated, ``last`` first and ``best`` second."""
     names = dict.fromkeys(cell.checkpoint for cell in cells)
-    return sorted(names, key=lambda name: ({"last": 0, "best": 1}.get(name, 2), name))
+    return sorted(names, key=lambda name: (checkpoint_rank(name), name))
 
 
 def _overview(sweep: Sweep, cells: Sequence[Cell]) -> list[Block]:

@@ -17,7 +17,14 @@ from genpolicy.evaluation.records import format_seeds
 from genpolicy.evaluation.report import flatten_config
 from genpolicy.reporting.entries import Entry
 
-__all__ = ["Cell", "cells_of", "config_of_method", "differing_settings", "metric_scale"]
+__all__ = [
+    "Cell",
+    "cells_of",
+    "checkpoint_rank",
+    "config_of_method",
+    "differing_settings",
+    "metric_scale",
+]
 
 _PLACES = ("run_dir", "name", "seed", "logger", "log_every", "trainer.devices")
 
@@ -127,8 +134,12 @@ def cells_of(entries: Sequence[Entry]) -> list[Cell]:
                 )
             )
     order = {name: i for i, name in enumerate(dict.fromkeys(c.method for c in found))}
-    ranks = {"last": 0, "best": 1}
-    return sorted(found, key=lambda c: (order[c.method], ranks.get(c.checkpoint, 2)))
+    return sorted(found, key=lambda c: (order[c.method], checkpoint_rank(c.checkpoint)))
+
+
+def checkpoint_rank(name: str) -> int:
+    """Return where a checkpoint stands among others: ``last``, then ``best``, then steps."""
+    return {"last": 0, "best": 1}.get(name, 2)
 
 
 def _check_distinct(runs: Sequence[Entry], method: str, task: str, checkpoint: str) -> None:

@@ -16,8 +16,8 @@ from genpolicy.evaluation import (
     crossed_difference,
     probability_of_improvement,
 )
+from genpolicy.evaluation.page import Table
 from genpolicy.evaluation.records import count, format_figure, format_interval
-from genpolicy.evaluation.report import Table
 from genpolicy.evaluation.run_statistics import RunStatistic
 from genpolicy.published import PublishedScore, published_method, published_scores
 from genpolicy.reporting.cells import Cell, metric_scale

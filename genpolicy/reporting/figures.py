@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genpolicy.evaluation import Estimate, Interval, aggregate, aggregates, t_interval
+from genpolicy.evaluation.page import Table
 from genpolicy.evaluation.records import format_interval
-from genpolicy.evaluation.report import Table
 from genpolicy.reporting.cells import Cell
 from genpolicy.reporting.comparison import with_interval
 

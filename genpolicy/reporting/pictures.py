@@ -15,10 +15,11 @@ from genpolicy.evaluation import (
     performance_profile,
     probability_of_improvement,
 )
+from genpolicy.evaluation.page import Block, Figure, Film, Text
 from genpolicy.evaluation.plot_style import Theme
 from genpolicy.evaluation.plots import Curve, draw_intervals, draw_learning_curves, draw_profiles
 from genpolicy.evaluation.records import count
-from genpolicy.evaluation.report import Block, Figure, Film, Text, drawn
+from genpolicy.evaluation.report import drawn
 from genpolicy.evaluation.statistics import Interval
 from genpolicy.reporting.cells import Cell
 from genpolicy.reporting.comparison import Comparison

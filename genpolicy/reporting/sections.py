@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from genpolicy.evaluation.page import Block, Code, Details, Facts, Table, Text
 from genpolicy.evaluation.records import count
-from genpolicy.evaluation.report import (
-    Block,
-    Code,
-    Details,
-    Facts,
-    Table,
-    Text,
-    differences_table,
-)
+from genpolicy.evaluation.report import differences_table
 from genpolicy.reporting.cells import Cell, config_of_method
 from genpolicy.reporting.entries import Entry, Sweep
 

@@ -10,21 +10,23 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from genpolicy.errors import UsageError
 from genpolicy.evaluation import evaluate, measure_latency
-from genpolicy.evaluation.plot_style import png
-from genpolicy.evaluation.report import (
+from genpolicy.evaluation.page import (
     Code,
     Facts,
     Figure,
     Section,
     Table,
     Text,
+    render_report,
+    write_report,
+)
+from genpolicy.evaluation.plot_style import png
+from genpolicy.evaluation.report import (
     comparison_table,
     differences_table,
     latency_table,
-    render_report,
     result_facts,
     results_table,
-    write_report,
 )
 from tests.html_checks import parse
 
