@@ -35,18 +35,17 @@ bc() {  # task method steps [settings]
 }
 
 [ -n "$only" ] || for robot in hopper halfcheetah walker2d; do data "$robot"; done
+locomotion() {  # robot method
+  bc "$1-medium-expert" "$2" 15000 data.batch_size=256 data.path="$runs/$1-medium-expert.hdf5"
+}
 bc kitchen-complete flow 5000
 bc door-human flow 4000
-bc hopper-medium-expert flow 5000 data.path="$runs/hopper-medium-expert.hdf5"
 bc kitchen-complete diffusion 5000
 bc door-human diffusion 4000
 bc kitchen-complete distilled 2500 algorithm.teacher="$runs/kitchen-complete-flow/last"
 bc door-human distilled 2000 algorithm.teacher="$runs/door-human-flow/last"
-bc hopper-medium-expert diffusion 5000 data.path="$runs/hopper-medium-expert.hdf5"
-for robot in halfcheetah walker2d; do
-  for method in flow diffusion; do
-    bc "$robot-medium-expert" "$method" 5000 data.path="$runs/$robot-medium-expert.hdf5"
-  done
+for robot in halfcheetah hopper walker2d; do
+  for method in flow diffusion; do locomotion "$robot" "$method"; done
 done
 python experiments/collect.py experiments/d4rl "${pairs[@]}"
 python experiments/d4rl/behavior.py "$runs"/*-medium-expert.hdf5

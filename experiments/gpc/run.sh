@@ -25,17 +25,22 @@ python experiments/gpc/run.py kinds kinds-1 kinds-2 weak goals goals-there maze2
   modality state
 python experiments/gpc/run.py halves --validation 40
 
-# robosuite: members of two kinds, an early checkpoint, and one grasp strategy each.
+# robosuite: members of two kinds, an early checkpoint (on Lift a short run), one grasp strategy each.
 mimic=${MIMIC:-$PWD/runs/robomimic}
-early() { case $1 in lift) echo 500 ;; can) echo 500 ;; square) echo 2500 ;; esac; }
+mimic_flow() {  # task name updates [settings]
+  train "robomimic_$1_flow" "$1/$2" seed=0 data.path="$mimic/$1.hdf5" data.batch_size=128 \
+    trainer.max_steps="$3" save.every="$3" "${@:4}"
+}
 for task in lift can square; do
   mkdir -p "$runs/$task"
-  ln -sfn "$mimic/$task-flow" "$runs/$task/flow"
-  ln -sfn "$mimic/$task-diffusion" "$runs/$task/diffusion"
-  ln -sfn "$mimic/$task-flow/checkpoints/$(printf 'step-%08d' "$(early "$task")")" "$runs/$task/flow-weak"
+  for kind in flow diffusion; do ln -sfn "$mimic/$task-$kind/seed-0" "$runs/$task/$kind"; done
+  case $task in
+    lift) mimic_flow lift short 150 && ln -sfn "$PWD/$runs/lift/short/last" "$runs/lift/flow-weak" ;;
+    can) ln -sfn "$mimic/can-flow/seed-0/checkpoints/step-00000500" "$runs/can/flow-weak" ;;
+    square) ln -sfn "$mimic/square-flow/seed-0/checkpoints/step-00002500" "$runs/square/flow-weak" ;;
+  esac
   for strategy in near far; do
-    train "robomimic_${task}_flow" "$task/$strategy" seed=0 data.path="$mimic/$task.hdf5" data.batch_size=128 \
-      trainer.max_steps=2500 save.every=2500 +data.reader_options.filter_key="strategy_$strategy"
+    mimic_flow "$task" "$strategy" 2500 +data.reader_options.filter_key="strategy_$strategy"
   done
   python experiments/gpc/run.py "$task-flow-diffusion" "$task-strong-weak" "$task-near-far"
 done

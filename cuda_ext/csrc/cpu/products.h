@@ -47,36 +47,26 @@ struct Product {
   int64_t ld_pairs;
 };
 
-template <int kRows, int kPanels>
-inline void initial(const Product& p, int64_t row, int64_t panel,
-                    Vector (&sums)[kRows][kPanels * kPerPanel]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kPanels * kPerPanel; ++j) {
-      const int64_t column = panel * kPanel + j * kLanes;
-      Vector value = p.vector ? load(p.vector + column) : Vector{};
-      if (p.extra) value += load(p.extra + (row + i) * p.ld_extra + column);
-      if (p.accumulates) value += load(p.out + (row + i) * p.ld_out + column);
-      sums[i][j] = value;
-    }
-  }
-}
-
+// Adds what a product starts from after its sums: added first, a large one would round every term.
 template <int kRows, int kPanels>
 inline void finish(const Product& p, int64_t row, int64_t panel,
                    const Vector (&sums)[kRows][kPanels * kPerPanel]) {
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 16
-    for (int j = 0; j < kPanels * kPerPanel; ++j)
-      store(p.out + (row + i) * p.ld_out + panel * kPanel + j * kLanes, sums[i][j]);
+    for (int j = 0; j < kPanels * kPerPanel; ++j) {
+      const int64_t column = panel * kPanel + j * kLanes;
+      Vector value = sums[i][j];
+      if (p.vector) value += load(p.vector + column);
+      if (p.extra) value += load(p.extra + (row + i) * p.ld_extra + column);
+      if (p.accumulates) value += load(p.out + (row + i) * p.ld_out + column);
+      store(p.out + (row + i) * p.ld_out + column, value);
+    }
 }
 
 template <int kRows, int kPanels>
 void product_f32(const Product& p, int64_t row, int64_t panel) {
-  Vector sums[kRows][kPanels * kPerPanel];
-  initial<kRows, kPanels>(p, row, panel, sums);
+  Vector sums[kRows][kPanels * kPerPanel] = {};
   const float* w = static_cast<const float*>(p.weights) + panel * p.n_in * kPanel;
   const float* a = p.inputs + row * p.ld_in;
   const int64_t stride = p.n_in * kPanel;
@@ -98,8 +88,7 @@ void product_f32(const Product& p, int64_t row, int64_t panel) {
 // One panel: four interleaved sums hide the latency that a single chain of additions would show.
 template <int kRows>
 void narrow_f32(const Product& p, int64_t row, int64_t panel) {
-  Vector sums[kRows][kPerPanel];
-  initial<kRows, 1>(p, row, panel, sums);
+  Vector sums[kRows][kPerPanel] = {};
   const float* w = static_cast<const float*>(p.weights) + panel * p.n_in * kPanel;
   const float* a = p.inputs + row * p.ld_in;
   Vector parts[4][kRows][kPerPanel] = {};
@@ -132,8 +121,7 @@ void narrow_f32(const Product& p, int64_t row, int64_t panel) {
 // Weights as bfloat16, two inputs of a column beside each other; sums are float32.
 template <int kRows, int kPanels>
 void product_bf16(const Product& p, int64_t row, int64_t panel) {
-  Vector sums[kRows][kPanels * kPerPanel];
-  initial<kRows, kPanels>(p, row, panel, sums);
+  Vector sums[kRows][kPanels * kPerPanel] = {};
   const int64_t n_pairs = (p.n_in + 1) / 2, stride = n_pairs * kPanel;
   const uint32_t* w = static_cast<const uint32_t*>(p.weights) + panel * stride;
   const uint32_t* a = p.pairs + row * p.ld_pairs;

@@ -38,12 +38,13 @@ struct Product {
   uint32_t* stream;         // kStreamWords words of shared memory
 };
 
-__device__ __forceinline__ float initial(const Product& p, int row, int column) {
-  float value = p.vector[column];
+// A sum of products and what the product starts from: added first, a large one would round every term.
+__device__ __forceinline__ float finished(const Product& p, int row, int column, float sum) {
   const int at = row * p.ld + column;
-  if (p.extra) value += p.extra[at];
-  if (p.accumulates) value += p.out[at];
-  return value;
+  sum += p.vector[column];
+  if (p.extra) sum += p.extra[at];
+  if (p.accumulates) sum += p.out[at];
+  return sum;
 }
 
 // Asks for words `first` to `first + kDepth` of n_panels panels of `depth` words an output; those behind
@@ -140,18 +141,10 @@ __device__ __forceinline__ void pass_f32(const Product& p, int panel, int n_pane
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int row = warp % L::kRowWarps * L::kSpan + lane / 8;      // then every fourth
   const int column = warp / L::kRowWarps * 32 + lane % 8 * 4;     // of a group; 4 beside each other
-  float sums[kGroups][L::kOwn][4];
+  float sums[kGroups][L::kOwn][4] = {};
   bool is_there[kGroups];
 #pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    const int at = g * L::kWide + column;
-    is_there[g] = at < n_panels * kPanel;
-#pragma unroll
-    for (int i = 0; i < L::kOwn; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        sums[g][i][j] = is_there[g] ? initial(p, row + 4 * i, panel * int{kPanel} + at + j) : 0.0f;
-  }
+  for (int g = 0; g < kGroups; ++g) is_there[g] = g * L::kWide + column < n_panels * kPanel;
   const bool is_busy = is_there[0];
   stream_pieces(p, panel, n_panels, [&](int piece, const uint32_t* words) {
     if (!is_busy) return;
@@ -169,7 +162,7 @@ __device__ __forceinline__ void pass_f32(const Product& p, int panel, int n_pane
     for (int i = 0; i < L::kOwn; ++i) {
       Four<float> result;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) result.at[j] = sums[g][i][j];
+      for (int j = 0; j < 4; ++j) result.at[j] = finished(p, row + 4 * i, at + j, sums[g][i][j]);
       *reinterpret_cast<Four<float>*>(p.out + (row + 4 * i) * p.ld + at) = result;
     }
   }
@@ -226,7 +219,7 @@ __device__ __forceinline__ void add_piece_bf16(const float* x, int ld, int first
 template <int kRows, int kGroups>
 __device__ __forceinline__ void pass_bf16(const Product& p, int panel, int n_panels) {
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
-  float sums[kGroups][2][kRows / 16][4];
+  float sums[kGroups][2][kRows / 16][4] = {};
   auto each = [&](auto use) {  // use(sum, row, column) for all sums of this thread
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
@@ -241,7 +234,6 @@ __device__ __forceinline__ void pass_bf16(const Product& p, int panel, int n_pan
                 (panel + warp + group * kWarps) * int{kPanel} + n * 8 + 2 * q + i % 2);
     }
   };
-  each([&](float& sum, int row, int column) { sum = initial(p, row, column); });
   stream_pieces(p, panel, n_panels, [&](int piece, const uint32_t* words) {
     if (warp >= n_panels) return;
     const int first = piece * 2 * kDepth;
@@ -250,7 +242,7 @@ __device__ __forceinline__ void pass_bf16(const Product& p, int panel, int n_pan
     else
       add_piece_bf16<kRows, kGroups, kPieceLd, false>(p.inputs, p.ld, first, p.n_in, words, n_panels, sums);
   });
-  each([&](float& sum, int row, int column) { p.out[row * p.ld + column] = sum; });
+  each([&](float sum, int row, int column) { p.out[row * p.ld + column] = finished(p, row, column, sum); });
 }
 
 // All outputs of a layer; ends with all threads together.
