@@ -33,3 +33,16 @@ report() { evaluate "$1" "$2" report 100000; pairs+=("$1@$2=$file"); }
 for step in 30000 25000 20000; do report flow $step; report diffusion $step; done
 for step in 10000 5000; do report consistency $step; done
 python experiments/collect.py experiments/pusht "${pairs[@]}"
+
+# From images: about an hour of one core.
+[ -d "$runs/pixels/checkpoints/step-00016000" ] || genpolicy train experiment=pusht_pixels_flow name=pixels \
+  run_dir="$runs/pixels" seed=0 trainer.n_threads=1 policy.encoder.crop=84 optimizer.lr=5e-4 \
+  trainer.max_steps=16000 save.every=2000 save.keep=all
+images=()
+for step in 16000 8000; do
+  out="$runs/pixels/evaluations/report-$step"
+  [ -f "$out/result.json" ] || genpolicy evaluate n_episodes=100 n_envs=20 first_seed=100000 video=4 \
+    checkpoint="$runs/pixels/checkpoints/$(printf 'step-%08d' "$step")" task=pusht-pixels out="$out"
+  images+=("pixels@$step=$out/result.json")
+done
+python experiments/collect.py experiments/pusht/pixels.csv "${images[@]}"
