@@ -27,20 +27,17 @@ python experiments/gpc/run.py halves --validation 40
 
 # robosuite: members of two kinds, an early checkpoint (on Lift a short run), one grasp strategy each.
 mimic=${MIMIC:-$PWD/runs/robomimic}
-mimic_flow() {  # task name updates [settings]
-  train "robomimic_$1_flow" "$1/$2" seed=0 data.path="$mimic/$1.hdf5" data.batch_size=128 \
-    trainer.max_steps="$3" save.every="$3" "${@:4}"
-}
 for task in lift can square; do
   mkdir -p "$runs/$task"
   for kind in flow diffusion; do ln -sfn "$mimic/$task-$kind/seed-0" "$runs/$task/$kind"; done
   case $task in
-    lift) mimic_flow lift short 150 && ln -sfn "$PWD/$runs/lift/short/last" "$runs/lift/flow-weak" ;;
+    lift) ln -sfn "$mimic/lift-flow-early/seed-0/last" "$runs/lift/flow-weak" ;;
     can) ln -sfn "$mimic/can-flow/seed-0/checkpoints/step-00000500" "$runs/can/flow-weak" ;;
     square) ln -sfn "$mimic/square-flow/seed-0/checkpoints/step-00002500" "$runs/square/flow-weak" ;;
   esac
   for strategy in near far; do
-    mimic_flow "$task" "$strategy" 2500 +data.reader_options.filter_key="strategy_$strategy"
+    train "robomimic_${task}_flow" "$task/$strategy" seed=0 data.path="$mimic/$task.hdf5" data.batch_size=128 \
+      trainer.max_steps=2500 save.every=2500 +data.reader_options.filter_key="strategy_$strategy"
   done
   python experiments/gpc/run.py "$task-flow-diffusion" "$task-strong-weak" "$task-near-far"
 done

@@ -69,6 +69,11 @@ for scale in 1.0 0.5 0.0; do
   done
 done
 
+train lift flow-early 0 data.batch_size=128 trainer.max_steps=150 save.every=150
+report lift flow-early 0 150
+report can flow 0 500
+report square flow 0 2500
+
 policies 1
 policies 2
 

@@ -1,18 +1,21 @@
-"""What products in bfloat16 do to actions and scores of the shipped policies.
+"""What products in bfloat16, and kernels instead of torch, do to actions and scores.
 
     python experiments/speed/precision.py
 
-Differences between `sampler.precision=bf16` and float32 with the same seeds, over the range of the
-actions in the training data, for 256 random observations within the data's range; and the score of
-pusht-flow with both on 100 starts. Writes precision.csv.
+Differences from float32 kernels with the same seeds, over the range of the actions in the training
+data, for 256 random observations within the data's range; and the scores of two shipped policies
+with all three on 100 starts. Writes precision.csv.
 """
 
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import genpolicy as gp
 from genpolicy.evaluation.run_scores import stratified_interval
@@ -22,7 +25,26 @@ HERE = Path(__file__).parent
 POLICIES = ("pusht-flow", "pusht-diffusion", "pusht-consistency", "maze2d-umaze-flow")
 
 
-def errors(name: str) -> dict[str, object]:
+VARIANTS = {"bf16": ("require", "bf16"), "torch": ("off", "fp32")}
+"""What is compared with compiled float32: who samples, and the precision of products."""
+
+
+def in_variant(name: str, run: Callable[[str], Tensor]) -> Tensor:
+    """Return what ``run`` returns for a precision with the right implementation."""
+    mode, precision = VARIANTS.get(name, ("require", "fp32"))
+    os.environ["GENPOLICY_EXT"] = mode
+    try:
+        return run(precision)
+    finally:
+        del os.environ["GENPOLICY_EXT"]
+
+
+def row(what: str, **figures: object) -> dict[str, object]:
+    """Return a row of the table."""
+    return {"what": what, "mean": "", "p99": "", "max": "", "low": "", "high": "", **figures}
+
+
+def errors(name: str) -> list[dict[str, object]]:
     """Return how far actions move."""
     policy = gp.load_policy(name)
     generator = torch.Generator().manual_seed(0)
@@ -32,55 +54,50 @@ def errors(name: str) -> dict[str, object]:
         share = torch.rand(256, policy.spec.n_obs_steps, *shape, generator=generator)
         obs[key] = low + (high - low) * share
     span = torch.as_tensor(stats["action"].maximum - stats["action"].minimum)
-    full = policy.sample(obs, seeds=range(256))
-    low = policy.with_sampler(precision="bf16").sample(obs, seeds=range(256))
-    error = ((full - low).abs() / span).flatten()
-    return {
-        "what": f"{name}: action error over range",
-        "mean": f"{error.mean():.2e}",
-        "p99": f"{error.quantile(0.99):.2e}",
-        "max": f"{error.max():.2e}",
-        "low": "",
-        "high": "",
-        "n": 256,
-    }
+
+    def actions(precision: str) -> Tensor:
+        return policy.with_sampler(precision=precision).sample(obs, seeds=range(256))
+
+    full, rows = in_variant("fp32", actions), []
+    for variant in VARIANTS:
+        error = ((full - in_variant(variant, actions)).abs() / span).flatten()
+        figures = {"mean": error.mean(), "p99": error.quantile(0.99), "max": error.max()}
+        text = {key: f"{value:.2e}" for key, value in figures.items()}
+        rows.append(row(f"{name}, {variant}: action error over range", **text, n=256))
+    return rows
 
 
-def score() -> list[dict[str, object]]:
-    """Return the scores of pusht-flow with both, and the paired difference."""
-    policy = gp.load_policy("pusht-flow")
-    seeds = range(100_000, 100_100)
-    found = [
-        gp.evaluate(policy.with_sampler(precision=p), "pusht", seeds=seeds, n_envs=50)
-        for p in ("fp32", "bf16")
-    ]
+def scores(name: str, task: str, metric: str) -> list[dict[str, object]]:
+    """Return a policy's scores with all variants, and the paired differences."""
+    policy = gp.load_policy(name)
+    found = {}
+    for variant in ("fp32", *VARIANTS):
+
+        def score(precision: str) -> Tensor:
+            seeds = range(100_000, 100_100)
+            made = policy.with_sampler(precision=precision)
+            return torch.tensor(gp.evaluate(made, task, seeds=seeds, n_envs=50).values(metric))
+
+        found[variant] = in_variant(variant, score)
+    figures = {f"{name}, {variant}: {metric}": values for variant, values in found.items()}
+    for variant in VARIANTS:
+        figures[f"{name}: {variant} minus fp32"] = found[variant] - found["fp32"]
     rows = []
-    for precision, result in zip(("fp32", "bf16"), found, strict=True):
-        interval = result.interval("max_reward")
-        mean = result.mean("max_reward")
-        rows.append((f"pusht-flow, {precision}: max_reward", mean, interval.low, interval.high))
-    full, low = (torch.tensor(r.values("max_reward")) for r in found)
-    mean, interval = stratified_interval([(low - full).numpy()])
-    rows.append(("pusht-flow: bf16 minus fp32", mean, interval.low, interval.high))
-    return [
-        {
-            "what": what,
-            "mean": f"{mean:.4f}",
-            "p99": "",
-            "max": "",
-            "low": f"{low:.4f}",
-            "high": f"{high:.4f}",
-            "n": 100,
-        }
-        for what, mean, low, high in rows
-    ]
+    for what, values in figures.items():
+        mean, interval = stratified_interval([values.numpy()])
+        ends = {"low": f"{interval.low:.4f}", "high": f"{interval.high:.4f}"}
+        largest = f"{values.abs().max():.4f}" if "minus" in what else ""
+        rows.append(row(what, mean=f"{mean:.4f}", max=largest, **ends, n=100))
+    return rows
 
 
 def main() -> None:
     """Measure and write."""
     torch.set_num_threads(1)
     print(backend())
-    rows = [errors(name) for name in POLICIES] + score()
+    rows = [row for name in POLICIES for row in errors(name)]
+    rows += scores("pusht-flow", "pusht", "max_reward")
+    rows += scores("maze2d-umaze-flow", "maze2d-umaze", "d4rl_score")
     with open(HERE / "precision.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
