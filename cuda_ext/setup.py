@@ -31,6 +31,8 @@ INSTRUCTION_SETS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": [*AVX512, "-mprefer-vector-width=512"],
     "avx512_bf16": [*AVX512, "-mavx512bf16", "-mprefer-vector-width=512"],
+    # Its own instructions are written for the assembler.
+    "amx_bf16": [*AVX512, "-mavx512bf16", "-mprefer-vector-width=512"],
 }
 # Ampere, Hopper, Blackwell; later devices compile the PTX of the newest of these when they load.
 CUDA_ARCHITECTURES = ("sm_80", "sm_90", "sm_100")

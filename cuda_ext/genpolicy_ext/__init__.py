@@ -15,6 +15,7 @@ __all__ = [
     "CUDA_ARCHITECTURES",
     "__version__",
     "isa",
+    "isas",
     "library",
     "peak_gflops",
     "read_gbytes",
@@ -36,6 +37,11 @@ def library() -> Path:
 def isa() -> str:
     """Return the instruction set of the CPU kernels that this processor runs."""
     return _function("genpolicy_isa", ctypes.c_char_p)().decode()
+
+
+def isas() -> list[str]:
+    """Return the instruction sets that ``GENPOLICY_ISA`` may name on this processor."""
+    return _function("genpolicy_isas", ctypes.c_char_p)().decode().split()
 
 
 def peak_gflops() -> float:
