@@ -73,7 +73,7 @@ void convolve_panels(const Convolution& c, int64_t begin, int64_t end) {
 
 template <bool kBf16>
 void convolution_job(void* data, int64_t begin, int64_t end) {
-  const MatrixUnit unit(kBf16);  // of the thread that works on it
+  const MatrixUnit unit(kBf16, kTileRows);  // of the thread that works on it
   convolve_panels<kBf16>(*static_cast<const Convolution*>(data), begin, end);
 }
 

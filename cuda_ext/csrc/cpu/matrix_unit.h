@@ -3,8 +3,8 @@
 // A tile register has 16 rows of 64 bytes: 16 rows of 32 inputs, 16 pairs of inputs of a panel (as they
 // lie in a program), or 16 rows of a panel's sums. A product adds to each sum those of the 16 even and
 // of the 16 odd inputs of its block, in order, so that a row's result does not depend on the others.
-// Rows are always worked on in sixteens, for one row costs nearly as much: what lies behind the last
-// one is read, and its sums are dropped.
+// Groups have as many rows as the thread's setup says, for one row costs nearly as much as sixteen: what
+// lies behind the last row is read, and its sums are dropped.
 #pragma once
 
 #include "products_bf16.h"
@@ -12,15 +12,17 @@
 namespace genpolicy {
 namespace GP_ISA {
 
-constexpr int kTileRows = 16;
+constexpr int64_t kTileRows = 16;
+constexpr int64_t kBlock = 16;  // pairs of inputs of a block
 
 #if defined(GP_MATRIX_UNIT)
 
-// The thread's tile registers, for as long as the outermost of these lives; setting them up takes as
-// long as a small product. Intrinsics are avoided: gcc 12 does not know what memory they read.
+// The thread's tile registers, for as long as the outermost of these lives: setting them up takes as long
+// as a small product. n_rows is 16, or the most rows that are worked on meanwhile. Intrinsics are
+// avoided: gcc 12 does not know what memory they read.
 class MatrixUnit {
  public:
-  explicit MatrixUnit(bool is_used) : is_used_(is_used) {
+  MatrixUnit(bool is_used, int64_t n_rows) : is_used_(is_used) {
     if (!is_used_ || depth()++ > 0) return;
     struct alignas(64) Setup {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -28,7 +30,11 @@ class MatrixUnit {
       uint8_t rows[16] = {};
     } setup;
     static_assert(sizeof(Setup) == 64, "the layout of the instruction's operand");
-    for (int tile = 0; tile < 8; ++tile) setup.row_bytes[tile] = 64, setup.rows[tile] = kTileRows;
+    const int64_t rows = n_rows < kTileRows ? n_rows : kTileRows;
+    for (int tile = 0; tile < 8; ++tile) {
+      setup.row_bytes[tile] = 64;
+      setup.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : kBlock);
+    }
     asm volatile("ldtilecfg %0" : : "m"(setup));
   }
   ~MatrixUnit() {
@@ -84,8 +90,6 @@ inline void store_tiles(float* to) {
   }
 }
 
-constexpr int64_t kBlock = 16;  // pairs of a block
-
 // The sums of n_rows of kGroups * 16 rows; `rest` has the last block of each panel, where it is not whole.
 template <int kGroups, int kPanels>
 void tiled_product(const Product& p, int64_t row, int64_t n_rows, int64_t panel, const uint32_t* rest) {
@@ -118,35 +122,34 @@ void tiled_product(const Product& p, int64_t row, int64_t n_rows, int64_t panel,
       store(out + j * kPanel, value);
     }
   }
-  activate_block(p, row, n_rows, panel, kPanels);
 }
 
-// The panels [begin, end) of a layer, four at a time: two by two where there are rows for two groups.
-inline void multiply_in_tiles(const Product& p, int64_t n_rows, int64_t begin, int64_t end) {
+// Weights of the last block of each of four panels, zeros behind them.
+typedef uint32_t LastBlocks[4][kBlock * kPanel];
+
+// Up to four panels from `panel` on: two by two where there are rows for two groups.
+inline void multiply_in_tiles(const Product& p, int64_t n_rows, int64_t panel, int64_t width,
+                              LastBlocks& rest) {
   const int64_t n_pairs = (p.n_in + 1) / 2, n_left = n_pairs % kBlock;
-  alignas(64) uint32_t rest[4][kBlock * kPanel] = {};
-  for (int64_t panel = begin; panel < end; panel += 4) {
-    const int64_t width = end - panel < 4 ? end - panel : 4;
-    const uint32_t* w = static_cast<const uint32_t*>(p.weights) + panel * n_pairs * kPanel;
-    for (int64_t j = 0; n_left != 0 && j < width; ++j)
-      memcpy(rest[j], w + ((j + 1) * n_pairs - n_left) * kPanel, sizeof(uint32_t) * n_left * kPanel);
-    for (int64_t row = 0; row < n_rows; row += 2 * kTileRows) {
-      const int64_t rows = n_rows - row < 2 * kTileRows ? n_rows - row : 2 * kTileRows;
-      if (rows <= kTileRows) {
-        switch (width) {
-          case 4: tiled_product<1, 4>(p, row, rows, panel, rest[0]); break;
-          case 3: tiled_product<1, 3>(p, row, rows, panel, rest[0]); break;
-          case 2: tiled_product<1, 2>(p, row, rows, panel, rest[0]); break;
-          default: tiled_product<1, 1>(p, row, rows, panel, rest[0]);
-        }
-        continue;
+  const uint32_t* w = static_cast<const uint32_t*>(p.weights) + panel * n_pairs * kPanel;
+  for (int64_t j = 0; n_left != 0 && j < width; ++j)
+    memcpy(rest[j], w + ((j + 1) * n_pairs - n_left) * kPanel, sizeof(uint32_t) * n_left * kPanel);
+  for (int64_t row = 0; row < n_rows; row += 2 * kTileRows) {
+    const int64_t rows = n_rows - row < 2 * kTileRows ? n_rows - row : 2 * kTileRows;
+    if (rows <= kTileRows) {
+      switch (width) {
+        case 4: tiled_product<1, 4>(p, row, rows, panel, rest[0]); break;
+        case 3: tiled_product<1, 3>(p, row, rows, panel, rest[0]); break;
+        case 2: tiled_product<1, 2>(p, row, rows, panel, rest[0]); break;
+        default: tiled_product<1, 1>(p, row, rows, panel, rest[0]);
       }
-      for (int64_t j = 0; j < width; j += 2) {
-        if (width - j >= 2)
-          tiled_product<2, 2>(p, row, rows, panel + j, rest[j]);
-        else
-          tiled_product<2, 1>(p, row, rows, panel + j, rest[j]);
-      }
+      continue;
+    }
+    for (int64_t j = 0; j < width; j += 2) {
+      if (width - j >= 2)
+        tiled_product<2, 2>(p, row, rows, panel + j, rest[j]);
+      else
+        tiled_product<2, 1>(p, row, rows, panel + j, rest[j]);
     }
   }
 }
@@ -154,7 +157,7 @@ inline void multiply_in_tiles(const Product& p, int64_t n_rows, int64_t begin, i
 #else
 
 struct MatrixUnit {
-  explicit MatrixUnit(bool) {}
+  MatrixUnit(bool, int64_t) {}
 };
 
 #endif

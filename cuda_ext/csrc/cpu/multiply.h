@@ -1,6 +1,7 @@
 // Products of any number of rows and panels, put together from those of products.h.
 #pragma once
 
+#include "activation.h"
 #include "matrix_unit.h"
 #include "products_bf16.h"
 
@@ -54,20 +55,16 @@ inline void narrow_at(const Product& p, int64_t row, int64_t n_rows) {
   }
 }
 
-// The panels [begin, end) of a layer of n_panels.
+// Up to four panels from `panel` on, of a layer of n_panels, for rows in nearly equal groups.
 template <bool kBf16>
-inline void multiply_panels(const Product& p, int64_t n_rows, int64_t n_panels, int64_t begin,
-                            int64_t end) {
-#if defined(GP_MATRIX_UNIT)
-  if constexpr (kBf16) return multiply_in_tiles(p, n_rows, begin, end);
-#endif
+inline void multiply_few(const Product& p, int64_t n_rows, int64_t n_panels, int64_t panel,
+                         int64_t count) {
   const int64_t n_groups = (n_rows + kMostRows - 1) / kMostRows;
-  const int64_t group = (n_rows + n_groups - 1) / n_groups;  // nearly equal groups
-  const int64_t most = panels_for(static_cast<int>(group));
-  for (int64_t panel = begin; panel < end;) {
+  const int64_t group = (n_rows + n_groups - 1) / n_groups;
+  const int64_t most = panels_for(static_cast<int>(group)), end = panel + count;
+  while (panel < end) {
     const int64_t left = end - panel;
-    const int64_t width = left >= 8 && most >= 8 ? 8 : left >= 4 && most >= 4 ? 4
-                          : left >= 2 && most >= 2 ? 2 : 1;
+    const int64_t width = left >= 4 && most >= 4 ? 4 : left >= 2 && most >= 2 ? 2 : 1;
     for (int64_t row = 0; row < n_rows; row += group) {
       const int64_t rows = n_rows - row < group ? n_rows - row : group;
       if (!kBf16 && n_panels == 1) {
@@ -75,13 +72,33 @@ inline void multiply_panels(const Product& p, int64_t n_rows, int64_t n_panels, 
         continue;
       }
       switch (width) {
-        case 8: rows_at<8, kBf16>(p, row, rows, panel); break;
         case 4: rows_at<4, kBf16>(p, row, rows, panel); break;
         case 2: rows_at<2, kBf16>(p, row, rows, panel); break;
         default: rows_at<1, kBf16>(p, row, rows, panel);
       }
     }
     panel += width;
+  }
+}
+
+// The panels [begin, end) of a layer of n_panels, with their activation.
+template <bool kBf16>
+inline void multiply_panels(const Product& p, int64_t n_rows, int64_t n_panels, int64_t begin,
+                            int64_t end) {
+#if defined(GP_MATRIX_UNIT)
+  alignas(64) LastBlocks rest;
+  if (kBf16 && (p.n_in + 1) / 2 % kBlock != 0) memset(rest, 0, sizeof rest);
+#endif
+  for (int64_t panel = begin; panel < end; panel += 4) {
+    const int64_t count = end - panel < 4 ? end - panel : 4;
+#if defined(GP_MATRIX_UNIT)
+    if constexpr (kBf16)
+      multiply_in_tiles(p, n_rows, panel, count, rest);
+    else
+#endif
+      multiply_few<kBf16>(p, n_rows, n_panels, panel, count);
+    if (p.activation != kNone)
+      activate(p.activation, p.out + panel * kPanel, p.ld_out, n_rows, count * kPanel);
   }
 }
 

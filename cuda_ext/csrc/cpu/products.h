@@ -6,7 +6,6 @@
 #pragma once
 
 #include "../program.h"
-#include "activation.h"
 
 namespace genpolicy {
 namespace GP_ISA {
@@ -40,7 +39,7 @@ struct Product {
   float* out;
   int64_t ld_out;
   bool accumulates;
-  int64_t activation;     // of the sums
+  int64_t activation;     // of the sums, see multiply.h
   const uint32_t* words;  // inputs rounded to bfloat16, (rows, ld_words), for such weights
   int64_t ld_words;
 };
@@ -61,14 +60,6 @@ inline void initial(const Product& p, int64_t row, int64_t panel,
   }
 }
 
-// Activates what was just written, while it is in the first cache.
-inline void activate_block(const Product& p, int64_t row, int64_t n_rows, int64_t panel,
-                           int64_t n_panels) {
-  if (p.activation != kNone)
-    activate(p.activation, p.out + row * p.ld_out + panel * kPanel, p.ld_out, n_rows,
-             n_panels * kPanel);
-}
-
 template <int kRows, int kPanels>
 inline void finish(const Product& p, int64_t row, int64_t panel,
                    const Vector (&sums)[kRows][kPanels * kPerPanel]) {
@@ -77,7 +68,6 @@ inline void finish(const Product& p, int64_t row, int64_t panel,
 #pragma GCC unroll 16
     for (int j = 0; j < kPanels * kPerPanel; ++j)
       store(p.out + (row + i) * p.ld_out + panel * kPanel + j * kLanes, sums[i][j]);
-  activate_block(p, row, kRows, panel, kPanels);
 }
 
 template <int kRows, int kPanels>
@@ -85,16 +75,18 @@ void product_f32(const Product& p, int64_t row, int64_t panel) {
   Vector sums[kRows][kPanels * kPerPanel];
   initial<kRows, kPanels>(p, row, panel, sums);
   const float* w = static_cast<const float*>(p.weights) + panel * p.n_in * kPanel;
-  const float* a = p.inputs + row * p.ld_in;
+  const float* a[(kRows + 3) / 4];  // every fourth row: the others are at small multiples of ld_in
+#pragma GCC unroll 16
+  for (int g = 0; g < (kRows + 3) / 4; ++g) a[g] = p.inputs + (row + 4 * g) * p.ld_in;
   const int64_t stride = p.n_in * kPanel;
-  for (int64_t k = 0; k < p.n_in; ++k, w += kPanel, ++a) {
+  for (int64_t k = 0; k < p.n_in; ++k, w += kPanel) {
     Vector b[kPanels * kPerPanel];
 #pragma GCC unroll 16
     for (int j = 0; j < kPanels * kPerPanel; ++j)
       b[j] = load(w + (j / kPerPanel) * stride + (j % kPerPanel) * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const Vector x = a[i * p.ld_in] - Vector{};
+      const Vector x = a[i / 4][i % 4 * p.ld_in + k] - Vector{};
 #pragma GCC unroll 16
       for (int j = 0; j < kPanels * kPerPanel; ++j) sums[i][j] += x * b[j];
     }

@@ -41,15 +41,17 @@ void product_bf16(const Product& p, int64_t row, int64_t panel) {
   initial<kRows, kPanels>(p, row, panel, sums);
   const int64_t n_pairs = (p.n_in + 1) / 2, stride = n_pairs * kPanel;
   const uint32_t* w = static_cast<const uint32_t*>(p.weights) + panel * stride;
-  const uint32_t* a = p.words + row * p.ld_words;
-  for (int64_t k = 0; k < n_pairs; ++k, w += kPanel, a += kWordsOfPair) {
+  const uint32_t* a[(kRows + 3) / 4];  // as in float32
+#pragma GCC unroll 16
+  for (int g = 0; g < (kRows + 3) / 4; ++g) a[g] = p.words + (row + 4 * g) * p.ld_words;
+  for (int64_t k = 0; k < n_pairs; ++k, w += kPanel) {
 #if defined(__AVX512BF16__)
     __m512bh b[kPanels];
 #pragma GCC unroll 16
     for (int j = 0; j < kPanels; ++j) b[j] = (__m512bh)_mm512_loadu_si512(w + j * stride);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[i * p.ld_words]));
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[i / 4][i % 4 * p.ld_words + k]));
 #pragma GCC unroll 16
       for (int j = 0; j < kPanels; ++j)
         sums[i][j] = (Vector)_mm512_dpbf16_ps((__m512)sums[i][j], x, b[j]);
@@ -67,8 +69,9 @@ void product_bf16(const Product& p, int64_t row, int64_t panel) {
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const Vector x0 = bits_of<float>(a[i * p.ld_words]) - Vector{};
-      const Vector x1 = bits_of<float>(a[i * p.ld_words + 1]) - Vector{};
+      const uint32_t* both = a[i / 4] + i % 4 * p.ld_words + 2 * k;
+      const Vector x0 = bits_of<float>(both[0]) - Vector{};
+      const Vector x1 = bits_of<float>(both[1]) - Vector{};
 #pragma GCC unroll 16
       for (int j = 0; j < kPanels * kPerPanel; ++j) {
         sums[i][j] += x0 * even[j];

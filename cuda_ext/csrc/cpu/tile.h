@@ -315,7 +315,8 @@ struct Tile {
 
 void sample_rows(const Program& program, const float* inputs, const int64_t* seeds, float* out,
                  int64_t n_rows, float* floats, uint32_t* words, Parallel parallel) {
-  const MatrixUnit unit(program.head(kHeadPrecision) == 1);
+  const int64_t most = program.has_convolutions() ? kTileRows : n_rows;
+  const MatrixUnit unit(program.head(kHeadPrecision) == 1, most);
   Tile{program, n_rows, floats, words, parallel}.sample(inputs, seeds, out);
 }
 
