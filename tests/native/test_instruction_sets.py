@@ -111,7 +111,7 @@ def expected():
 @needs_kernels
 @pytest.mark.parametrize("isa", ALL)
 def test_every_instruction_set_is_as_close_to_float64_as_torch(isa, tmp_path, expected):
-    """In bfloat16: within 5e-3 of the range of the same roundings in float64, so 1e-2 of each other."""
+    """In bfloat16: 5e-3 of the range off the same roundings in float64: 1e-2 of each other."""
     if isa not in runnable():
         pytest.skip(f"this processor runs {', '.join(runnable())}")
     done = in_process(isa, tmp_path / "actions")
