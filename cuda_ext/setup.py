@@ -25,6 +25,8 @@ ABI = 3
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 # Sums may be contracted to fused multiply-adds; nothing else of IEEE arithmetic is given up.
 KERNELS = ["-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+# Sizes and offsets are 64 bits wide: what narrows one is warned of.
+KERNELS += ["-Wconversion", "-Wno-sign-conversion", "-Wno-float-conversion"]
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma"]
 INSTRUCTION_SETS = {
     "plain": [],

@@ -53,6 +53,7 @@ def read_gbytes(n_bytes: int) -> float:
     """Return how fast one core reads so much memory again and again, in 1e9 bytes per second."""
     function = _function("genpolicy_read_gbytes", ctypes.c_double)
     memory = (ctypes.c_float * (n_bytes // 4))()
+    ctypes.memset(memory, 1, n_bytes)  # pages that were never written are all the same one
     return function(memory, ctypes.c_int64(n_bytes))
 
 
