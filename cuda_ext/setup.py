@@ -25,12 +25,16 @@ ABI = 3
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 # Sums may be contracted to fused multiply-adds; nothing else of IEEE arithmetic is given up.
 KERNELS = ["-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+# Sizes and offsets are 64 bits wide: what narrows one is warned of.
+KERNELS += ["-Wconversion", "-Wno-sign-conversion", "-Wno-float-conversion"]
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma"]
 INSTRUCTION_SETS = {
     "plain": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": [*AVX512, "-mprefer-vector-width=512"],
     "avx512_bf16": [*AVX512, "-mavx512bf16", "-mprefer-vector-width=512"],
+    # Its own instructions are written for the assembler.
+    "amx_bf16": [*AVX512, "-mavx512bf16", "-mprefer-vector-width=512"],
 }
 # Ampere, Hopper, Blackwell; later devices compile the PTX of the newest of these when they load.
 CUDA_ARCHITECTURES = ("sm_80", "sm_90", "sm_100")

@@ -22,8 +22,8 @@ using torch::stable::Tensor;
 namespace genpolicy {
 namespace {
 
-// Rows of a tile: a multiple of the rows of all kernels; its registers fit into the second cache.
-constexpr int64_t kMostTileRows = 48;
+// Groups of rows of a tile: its registers fit into the second cache.
+constexpr int64_t kMostGroups = 4;
 
 void run_parallel(int64_t n, int64_t grain, Job job, void* data) {
   if (n <= grain)
@@ -96,15 +96,19 @@ Tensor mlp_sample(const Tensor& inputs, const Tensor& seeds, const Tensor& code,
   const int64_t most = is_one ? 1 : torch::stable::get_num_threads();
   const int64_t n_threads = std::clamp<int64_t>(work / kWorkOfThread, 1, most);
   const int64_t share = (n_rows + n_threads - 1) / n_threads;
-  const int64_t tile = std::min(kMostTileRows, share > 12 ? (share + 11) / 12 * 12 : share);
-  const int64_t n_tiles = (n_rows + tile - 1) / tile;
   const Kernels& chosen = kernels();
+  const int64_t group = is_bf16 ? chosen.group_bf16 : chosen.group;
+  const int64_t n_groups = std::min(kMostGroups, (share + group - 1) / group);
+  const int64_t tile = share > group ? n_groups * group : share;
+  const int64_t n_tiles = (n_rows + tile - 1) / tile;
   auto work_on = [&](int64_t begin, int64_t end) {
     thread_local std::unique_ptr<float, Free> floats;
-    thread_local std::unique_ptr<uint32_t, Free> pairs;
-    thread_local int64_t n_floats = 0, n_pairs = 0;
+    thread_local std::unique_ptr<uint32_t, Free> rounded;
+    thread_local int64_t n_floats = 0, n_rounded = 0;
     float* registers = scratch(floats, n_floats, tile * row_floats);
-    uint32_t* words = is_bf16 ? scratch(pairs, n_pairs, tile * row_floats / 2) : nullptr;
+    // A matrix unit reads whole groups of rows, also where there is only one, and every second of them.
+    const int64_t n_words = (tile + group) * row_floats;
+    uint32_t* words = is_bf16 ? scratch(rounded, n_rounded, n_words) : nullptr;
     for (int64_t t = begin; t < end; ++t) {
       const int64_t first = t * tile, rows = std::min(tile, n_rows - first);
       chosen.sample_rows(program, in + first * n_inputs, keys + first, to + first * chunk, rows,
@@ -144,6 +148,7 @@ STABLE_TORCH_LIBRARY_IMPL(genpolicy, CPU, library) {
 #define GP_EXPORT extern "C" __attribute__((visibility("default")))
 
 GP_EXPORT const char* genpolicy_isa() { return genpolicy::kernels().name; }
+GP_EXPORT const char* genpolicy_isas() { return genpolicy::runnable_kernels(); }
 GP_EXPORT double genpolicy_peak_gflops() { return genpolicy::kernels().peak_gflops(); }
 GP_EXPORT double genpolicy_read_gbytes(const float* data, int64_t n_bytes) {
   return genpolicy::kernels().read_gbytes(data, n_bytes);

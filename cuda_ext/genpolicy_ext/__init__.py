@@ -15,6 +15,7 @@ __all__ = [
     "CUDA_ARCHITECTURES",
     "__version__",
     "isa",
+    "isas",
     "library",
     "peak_gflops",
     "read_gbytes",
@@ -38,6 +39,11 @@ def isa() -> str:
     return _function("genpolicy_isa", ctypes.c_char_p)().decode()
 
 
+def isas() -> list[str]:
+    """Return the instruction sets that ``GENPOLICY_ISA`` may name on this processor."""
+    return _function("genpolicy_isas", ctypes.c_char_p)().decode().split()
+
+
 def peak_gflops() -> float:
     """Return what one core adds and multiplies at most, in 1e9 operations per second, measured."""
     return _function("genpolicy_peak_gflops", ctypes.c_double)()
@@ -47,6 +53,7 @@ def read_gbytes(n_bytes: int) -> float:
     """Return how fast one core reads so much memory again and again, in 1e9 bytes per second."""
     function = _function("genpolicy_read_gbytes", ctypes.c_double)
     memory = (ctypes.c_float * (n_bytes // 4))()
+    ctypes.memset(memory, 1, n_bytes)  # pages that were never written are all the same one
     return function(memory, ctypes.c_int64(n_bytes))
 
 

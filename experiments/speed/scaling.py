@@ -10,7 +10,6 @@ scaling.png; `over_native` is the time of the torch loop over that of the compil
 
 from __future__ import annotations
 
-import csv
 import os
 import statistics
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 from mlp import ACTION, OBS, measure, policy
+from table import save
 from torch import Tensor
 
 import genpolicy as gp
@@ -141,10 +141,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(backend())
     rows = scaling() + steps_alone()
-    with open(HERE / "scaling.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    save(HERE / "scaling.csv", rows)
     plot(rows, HERE / "scaling.png")
 
 

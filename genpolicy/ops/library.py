@@ -152,7 +152,7 @@ def _load() -> Backend:
     if asked != isa:
         raise UsageError(
             f"GENPOLICY_ISA is {asked!r}, which this processor does not run, or which does not "
-            f"exist; its best is {isa!r}, others are plain, avx2, avx512, avx512_bf16"
+            f"exist; its best is {isa!r}, it runs {', '.join(package.isas())}"
         )
     return Backend(
         "compiled",

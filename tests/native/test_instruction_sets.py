@@ -1,5 +1,6 @@
-"""Kernels for other instruction sets than this processor's best, each in a process of its own."""
+"""Kernels of every instruction set that this processor runs, each in a process of its own."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,32 +10,74 @@ import pytest
 import torch
 
 from genpolicy.ops import backend
-from tests.native.cases import needs_kernels, observations, policy
+from tests.native.cases import (
+    assert_as_close,
+    exact,
+    in_torch,
+    needs_kernels,
+    observations,
+    policy,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-ORDER = ("plain", "avx2", "avx512", "avx512_bf16")
+ALL = ("plain", "avx2", "avx512", "avx512_bf16", "amx_bf16")
+N_ROWS = 60
+PARTS = ([0], [59, 3], list(range(7, 23)), list(range(20, 37)), list(range(49)))
 SCRIPT = """
 import sys, torch
 from genpolicy.ops import backend
-from tests.native.test_instruction_sets import actions
+from tests.native.test_instruction_sets import actions, check_rows
 assert backend().isa == sys.argv[1], backend()
 torch.save(actions(), sys.argv[2])
+check_rows()
 """
 
 
-def actions():
-    """Return the actions of policies that use every instruction and every group of rows."""
+def policies():
+    """Return policies that use every instruction and every group of rows, in float32."""
     film = {"width": 40, "conditioning": "film"}
     unet = {"dims": [16, 40], "n_groups": 4, "time_dim": 8}
     encoder = {"n_frequencies": 1, "optional_keys": ["goal"], "out_dim": 7}
     sampler = {"rule": "ddpm", "n_steps": 3}
-    made = [
-        policy(network="MLP", network_options={"width": 70}, sampler=sampler),
+    # Blocks of 32 inputs: whole ones, one and a rest, an odd number of inputs.
+    widths = (1, 17, 33, 70, 96)
+    made = [policy(network="MLP", network_options={"width": w}, sampler=sampler) for w in widths]
+    made += [
         policy(network_options=film, encoder_options=encoder, sampler=sampler),
         policy(network="ConditionalUnet1D", network_options=unet, horizon=8, sampler=sampler),
     ]
-    made += [one.with_sampler(precision="bf16") for one in made]
-    return [one.sample(observations(one, 60), seeds=range(60)) for one in made]
+    return made
+
+
+def in_bfloat16(made):
+    return [one.with_sampler(precision="bf16") for one in made]
+
+
+def sampled(made, rows):
+    obs = {key: values[rows] for key, values in observations(made, N_ROWS).items()}
+    return made.sample(obs, seeds=rows)
+
+
+def actions():
+    """Return the actions of all policies, in float32, then in bfloat16."""
+    made = policies()
+    return [sampled(one, list(range(N_ROWS))) for one in made + in_bfloat16(made)]
+
+
+def check_rows():
+    """A row is the same, bit for bit, in every batch and with two threads."""
+    made = policies()
+    for number, one in enumerate(made + in_bfloat16(made)):
+        whole = sampled(one, list(range(N_ROWS)))
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for rows in PARTS:
+                assert torch.equal(sampled(one, rows), whole[rows]), (number, threads, rows)
+
+
+def runnable():
+    """Return the instruction sets that this processor runs."""
+    return importlib.import_module("genpolicy_ext").isas()
 
 
 def in_process(isa, file):
@@ -46,19 +89,43 @@ def in_process(isa, file):
 
 
 @needs_kernels
-@pytest.mark.parametrize("isa", ORDER)
-def test_other_instruction_sets_give_the_same_actions(isa, tmp_path):
-    best = backend().isa
-    if best is None or ORDER.index(isa) > ORDER.index(best):
-        pytest.skip(f"this processor runs {best} at most")
+def test_the_best_instruction_set_is_one_of_those_that_run():
+    assert backend().isa in runnable()
+    assert [isa for isa in ALL if isa in runnable()] == runnable()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Per policy: the actions of the torch loop, and those of its program in float64."""
+    seeds = list(range(N_ROWS))
+    made = policies()
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        for one, low in zip(made, in_bfloat16(made), strict=True):
+            obs = observations(one, N_ROWS)
+            truth, rounded = exact(one, obs, seeds), exact(low, obs, seeds)
+            found.append((in_torch(one, obs, seeds, patch), truth, rounded))
+    return found
+
+
+@needs_kernels
+@pytest.mark.parametrize("isa", ALL)
+def test_every_instruction_set_is_as_close_to_float64_as_torch(isa, tmp_path, expected):
+    """In bfloat16: 5e-3 of the range off the same roundings in float64: 1e-2 of each other."""
+    if isa not in runnable():
+        pytest.skip(f"this processor runs {', '.join(runnable())}")
     done = in_process(isa, tmp_path / "actions")
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "actions", weights_only=True)
-    for number, (own, other) in enumerate(zip(actions(), found, strict=True)):
-        is_low = number >= len(found) // 2
-        # Sums that round an input of the next product to its other neighbour in bfloat16.
-        span = float(own.max() - own.min())
-        torch.testing.assert_close(other, own, atol=1e-2 * span if is_low else 1e-5, rtol=0)
+    half = len(found) // 2
+    for own, low, (reference, truth, rounded) in zip(
+        found[:half], found[half:], expected, strict=True
+    ):
+        assert_as_close(own, reference, truth)
+        span = float(truth.max() - truth.min())
+        error = float((low.double() - rounded).abs().max())
+        assert error < 5e-3 * span, f"{error / span:.2e} of the range"
+        assert not torch.equal(low, own)
 
 
 @needs_kernels
@@ -66,3 +133,4 @@ def test_an_unknown_instruction_set_is_refused(tmp_path):
     done = in_process("avx1024", tmp_path / "actions")
     assert done.returncode == 1
     assert "GENPOLICY_ISA is 'avx1024'" in done.stderr
+    assert "plain" in done.stderr

@@ -9,7 +9,7 @@
 #include <cmath>
 
 #include "kernels.h"
-#include "products.h"
+#include "multiply.h"
 
 namespace genpolicy {
 namespace GP_ISA {
@@ -25,22 +25,16 @@ struct Grid {
   int64_t size() const { return positions * n_rows * ld; }
 };
 
-// n pairs of floats as pairs of bfloat16.
-inline void to_pairs(const float* from, uint32_t* to, int64_t n) {
-#pragma omp simd
-  for (int64_t k = 0; k < n; ++k)
-    to[k] = static_cast<uint32_t>(to_bf16(from[2 * k])) |
-            static_cast<uint32_t>(to_bf16(from[2 * k + 1])) << 16;
-}
-
 struct Convolution {
   Grid src, dst;
-  const uint32_t* pairs;  // src in bfloat16, for such weights
+  const uint32_t* words;  // src rounded to bfloat16, for such weights
   const void* weights;    // (taps, n_panels, n_in, kPanel)
   const float* vector;
   int64_t n_in, n_panels;
   int64_t length, taps, hop, before, every, place;
   bool accumulates;
+
+  int64_t words_of_row() const { return src.ld / 2 * kWordsOfPair; }
 };
 
 template <bool kBf16>
@@ -59,7 +53,7 @@ void convolve_panels(const Convolution& c, int64_t begin, int64_t end) {
     p.n_in = c.n_in;
     p.ld_in = c.src.ld * (n_rows == 1 ? c.hop : 1);
     p.ld_out = c.dst.ld * (n_rows == 1 ? c.every : 1);
-    p.ld_pairs = p.ld_in / 2;
+    p.ld_words = p.ld_in / 2 * kWordsOfPair;
     p.vector = turn == 0 ? c.vector : nullptr;
     p.accumulates = turn > 0 || c.accumulates;
     const int64_t at = tap * c.n_panels * kPanel * c.n_in;
@@ -70,7 +64,7 @@ void convolve_panels(const Convolution& c, int64_t begin, int64_t end) {
     for (int64_t q = first; q < stop; q += is_whole ? stop - first : 1) {
       const int64_t seen = q * c.hop + offset;
       p.inputs = c.src.at(seen);
-      p.pairs = kBf16 ? c.pairs + seen * n_rows * c.src.ld / 2 : nullptr;
+      p.words = kBf16 ? c.words + seen * n_rows * c.words_of_row() : nullptr;
       p.out = c.dst.at(q * c.every + c.place);
       multiply_panels<kBf16>(p, n_rows * (is_whole ? stop - first : 1), c.n_panels, begin, end);
     }
@@ -79,6 +73,7 @@ void convolve_panels(const Convolution& c, int64_t begin, int64_t end) {
 
 template <bool kBf16>
 void convolution_job(void* data, int64_t begin, int64_t end) {
+  const MatrixUnit unit(kBf16, kTileRows);  // of the thread that works on it
   convolve_panels<kBf16>(*static_cast<const Convolution*>(data), begin, end);
 }
 

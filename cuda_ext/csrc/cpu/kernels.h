@@ -17,10 +17,12 @@ constexpr int64_t kWorkOfThread = 3'000'000;
 
 struct Kernels {
   const char* name;
-  // The whole loop for n_rows rows; floats holds n_rows * row_floats floats, pairs n_rows *
-  // row_floats / 2 words. The products of convolutions are shared among threads by `parallel`.
+  // Rows that products work on together, with weights in float32 and in bfloat16: a tile is a multiple.
+  int64_t group, group_bf16;
+  // The whole loop for n_rows rows; floats holds n_rows * row_floats floats, words as many and
+  // group_bf16 rows more, for programs in bfloat16. The products of convolutions are shared among threads by `parallel`.
   void (*sample_rows)(const Program& program, const float* inputs, const int64_t* seeds, float* out,
-                      int64_t n_rows, float* floats, uint32_t* pairs, Parallel parallel);
+                      int64_t n_rows, float* floats, uint32_t* words, Parallel parallel);
   void (*fill_noise)(const int64_t* seeds, int64_t n_rows, int64_t n, uint32_t index,
                      uint32_t stream, float* out, int64_t ld);
   // Steps of rows [begin, end); `floats` holds 256 floats, or those of a row where it has more.
@@ -35,9 +37,13 @@ extern const Kernels kPlainKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512Bf16Kernels;
+extern const Kernels kAmxBf16Kernels;
 #endif
 
-// The best kernels that this processor runs; GENPOLICY_ISA=plain|avx2|avx512 asks for others.
+// The best kernels that this processor runs, or those that GENPOLICY_ISA names.
 const Kernels& kernels();
+
+// The names of all that this processor runs, with spaces between them.
+const char* runnable_kernels();
 
 }  // namespace genpolicy

@@ -8,24 +8,6 @@
 namespace genpolicy {
 namespace GP_ISA {
 
-template <int64_t kKind>
-inline void activate_row(float* row, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) row[i] = activated<kKind>(row[i]);
-}
-
-inline void activate(int64_t kind, float* rows, int64_t ld, int64_t n_rows, int64_t n) {
-  for (int64_t r = 0; r < n_rows; ++r) {
-    float* row = rows + r * ld;
-    switch (kind) {
-      case kMish: activate_row<kMish>(row, n); break;
-      case kSilu: activate_row<kSilu>(row, n); break;
-      case kRelu: activate_row<kRelu>(row, n); break;
-      case kGelu: activate_row<kGelu>(row, n); break;
-    }
-  }
-}
-
 // The sum of n floats (n a multiple of 16) in 16 interleaved sums.
 inline float sum_of(const float* row, int64_t n) {
   float lanes[16] = {};
@@ -91,7 +73,7 @@ struct Tile {
   const Program& program;
   int64_t n_rows;
   float* floats;    // registers, one after the other, each (n_rows, padded width)
-  uint32_t* pairs;  // inputs of a product as pairs of bfloat16
+  uint32_t* words;  // inputs of a product, rounded to bfloat16
   Parallel parallel;
 
   float* at(int64_t reg) const { return floats + program.offset(reg) * n_rows; }
@@ -100,7 +82,7 @@ struct Tile {
   void linear(const int64_t* i, int64_t e) const {
     const int64_t src = i[kFieldSrc], dst = i[kFieldDst], extra = i[kFieldSrc2], n = i[kFieldOut];
     const bool is_bf16 = program.head(kHeadPrecision) == 1;
-    Product p;
+    Product p = {};
     p.inputs = at(src);
     p.ld_in = ld(src);
     p.n_in = i[kFieldIn];
@@ -110,18 +92,18 @@ struct Tile {
     p.out = at(dst);
     p.ld_out = ld(dst);
     p.accumulates = i[kFieldAccumulate] != 0;
+    p.activation = i[kFieldActivation];
     if (is_bf16) {
-      p.ld_pairs = (p.n_in + 1) / 2;
+      p.ld_words = words_of(p.n_in);
       for (int64_t r = 0; r < n_rows; ++r)  // the padding of a row is zero
-        to_pairs(p.inputs + r * p.ld_in, pairs + r * p.ld_pairs, p.ld_pairs);
-      p.pairs = pairs;
+        to_words(p.inputs + r * p.ld_in, words + r * p.ld_words, p.n_in);
+      p.words = words;
       p.weights = static_cast<const uint16_t*>(program.weights) + i[kFieldWeights];
       multiply<true>(p, n_rows, n);
     } else {
       p.weights = static_cast<const float*>(program.weights) + i[kFieldWeights];
       multiply<false>(p, n_rows, n);
     }
-    if (i[kFieldActivation] != kNone) activate(i[kFieldActivation], p.out, p.ld_out, n_rows, padded(n));
   }
 
   void elementwise(const int64_t* i, int64_t e, const double* factors, const float* state) const {
@@ -209,8 +191,9 @@ struct Tile {
     c.place = i[kFieldPlace];
     c.accumulates = i[kFieldAccumulate] != 0;
     if (program.head(kHeadPrecision) == 1) {
-      to_pairs(c.src.floats, pairs, c.src.size() / 2);
-      c.pairs = pairs;
+      for (int64_t r = 0; r < c.src.positions * n_rows; ++r)
+        to_words(c.src.floats + r * c.src.ld, words + r * c.words_of_row(), c.n_in);
+      c.words = words;
       c.weights = static_cast<const uint16_t*>(program.weights) + i[kFieldWeights];
       run_convolution<true>(c, parallel);
     } else {
@@ -331,8 +314,10 @@ struct Tile {
 };
 
 void sample_rows(const Program& program, const float* inputs, const int64_t* seeds, float* out,
-                 int64_t n_rows, float* floats, uint32_t* pairs, Parallel parallel) {
-  Tile{program, n_rows, floats, pairs, parallel}.sample(inputs, seeds, out);
+                 int64_t n_rows, float* floats, uint32_t* words, Parallel parallel) {
+  const int64_t most = program.has_convolutions() ? kTileRows : n_rows;
+  const MatrixUnit unit(program.head(kHeadPrecision) == 1, most);
+  Tile{program, n_rows, floats, words, parallel}.sample(inputs, seeds, out);
 }
 
 }  // namespace GP_ISA

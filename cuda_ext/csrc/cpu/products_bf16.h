@@ -1,0 +1,86 @@
+// Products with weights in bfloat16, two inputs of a column beside each other; sums are float32.
+#pragma once
+
+#include "products.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace genpolicy {
+namespace GP_ISA {
+
+// Words that hold two inputs of a product: a pair of bfloat16 where there are instructions for pairs, and
+// elsewhere two floats that are rounded alike, which then are not taken apart for every panel.
+#if defined(__AVX512BF16__)
+constexpr int64_t kWordsOfPair = 1;
+#else
+constexpr int64_t kWordsOfPair = 2;
+#endif
+
+// Words of a row of n inputs: whole blocks of 16 pairs, zeros behind the inputs.
+inline int64_t words_of(int64_t n) { return padded((n + 1) / 2) * kWordsOfPair; }
+
+// n floats, with zeros up to a multiple of 16 behind them, as words_of(n) words.
+inline void to_words(const float* from, uint32_t* to, int64_t n) {
+#if defined(__AVX512BF16__)
+  // Rounds as to_bf16 does, but that numbers below 1.2e-38 become zeros.
+  for (int64_t k = 0; k < padded(n); k += 16)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + k / 2),
+                        (__m256i)_mm512_cvtneps_pbh((__m512)load(from + k)));
+#else
+#pragma omp simd
+  for (int64_t k = 0; k < padded(n); ++k) to[k] = static_cast<uint32_t>(to_bf16(from[k])) << 16;
+#endif
+  for (int64_t k = padded(n) / 2 * kWordsOfPair; k < words_of(n); ++k) to[k] = 0u;
+}
+
+template <int kRows, int kPanels>
+void product_bf16(const Product& p, int64_t row, int64_t panel) {
+  Vector sums[kRows][kPanels * kPerPanel] = {};
+  const int64_t n_pairs = (p.n_in + 1) / 2, stride = n_pairs * kPanel;
+  const uint32_t* w = static_cast<const uint32_t*>(p.weights) + panel * stride;
+  const uint32_t* a[(kRows + 3) / 4];  // as in float32
+#pragma GCC unroll 16
+  for (int g = 0; g < (kRows + 3) / 4; ++g) a[g] = p.words + (row + 4 * g) * p.ld_words;
+  for (int64_t k = 0; k < n_pairs; ++k, w += kPanel) {
+#if defined(__AVX512BF16__)
+    __m512bh b[kPanels];
+#pragma GCC unroll 16
+    for (int j = 0; j < kPanels; ++j) b[j] = (__m512bh)_mm512_loadu_si512(w + j * stride);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[i / 4][i % 4 * p.ld_words + k]));
+#pragma GCC unroll 16
+      for (int j = 0; j < kPanels; ++j)
+        sums[i][j] = (Vector)_mm512_dpbf16_ps((__m512)sums[i][j], x, b[j]);
+    }
+#else
+    typedef uint32_t Ints __attribute__((vector_size(GP_VECTOR_BYTES)));
+    typedef uint32_t LooseInts __attribute__((vector_size(GP_VECTOR_BYTES), aligned(4)));
+    Vector even[kPanels * kPerPanel], odd[kPanels * kPerPanel];
+#pragma GCC unroll 16
+    for (int j = 0; j < kPanels * kPerPanel; ++j) {
+      const uint32_t* at = w + (j / kPerPanel) * stride + (j % kPerPanel) * kLanes;
+      const Ints both = *reinterpret_cast<const LooseInts*>(at);
+      even[j] = (Vector)(both << 16);
+      odd[j] = (Vector)(both & 0xFFFF0000u);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const uint32_t* both = a[i / 4] + i % 4 * p.ld_words + 2 * k;
+      const Vector x0 = bits_of<float>(both[0]) - Vector{};
+      const Vector x1 = bits_of<float>(both[1]) - Vector{};
+#pragma GCC unroll 16
+      for (int j = 0; j < kPanels * kPerPanel; ++j) {
+        sums[i][j] += x0 * even[j];
+        sums[i][j] += x1 * odd[j];
+      }
+    }
+#endif
+  }
+  finish<kRows, kPanels>(p, row, panel, sums);
+}
+
+}  // namespace GP_ISA
+}  // namespace genpolicy
