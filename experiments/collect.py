@@ -4,8 +4,8 @@
 
 A label is NAME or NAME@STEP; one row per label, task and metric. A label that is given more than
 once on a task stands for several training seeds: their mean, with the interval of
-``stratified_interval``, which resamples episodes within each training seed. The first argument may
-also name another csv file than results.csv.
+``stratified_interval``, which resamples episodes within each training seed, or Wilson's of all
+episodes for rates. The first argument may also name another csv file than results.csv.
 """
 
 import csv
@@ -16,6 +16,7 @@ from pathlib import Path
 from genpolicy.evaluation import EvalResult, read_ledger
 from genpolicy.evaluation.records import format_seeds
 from genpolicy.evaluation.run_scores import stratified_interval
+from genpolicy.evaluation.statistics import wilson_interval
 
 METRICS = {
     "d4rl": ("d4rl_score", "success"),
@@ -50,6 +51,9 @@ def main(folder: str, *pairs: str) -> None:
             if len(results) > 1:
                 groups = [[record.metrics[metric] for record in r.records] for r in results]
                 mean, interval = stratified_interval(groups)
+                if metric in results[0].rates:  # resampled, episodes that all succeed show no doubt
+                    pooled = [value for group in groups for value in group]
+                    interval = wilson_interval(sum(v > 0.5 for v in pooled), len(pooled))
             several = {"training_seeds": len(results)} if len(grouped) < len(pairs) else {}
             rows.append(
                 {
