@@ -14,15 +14,15 @@ data() {  # robot
   [ -f "$runs/$1-medium-expert.hdf5" ] || $lock genpolicy data make "d4rl/$1-medium-expert" \
     policies="$policies" n=200000 seed=0 path="$runs/$1-medium-expert.hdf5"
 }
-train() {  # task method steps [settings]
-  [ -d "$runs/$1-$2/last" ] || $lock genpolicy train "experiment=d4rl_${1//-/_}" "method=$2" \
+train() {  # task method steps [settings]; the method may have a suffix, "flow-long"
+  [ -d "$runs/$1-$2/last" ] || $lock genpolicy train "experiment=d4rl_${1//-/_}" "method=${2%-*}" \
     run_dir="$runs/$1-$2" trainer.max_steps="$3" save.every="$3" "${small[@]}" "${@:4}"
 }
 pairs=()
 report() {  # task method steps [evaluation task]
   local task=${4:-$1}
   local out="$runs/$1-$2/evaluations/$task" settings=()
-  [ "$2" != diffusion ] || settings=(sampler.rule=ddim sampler.n_steps=16)
+  [ "${2%-*}" != diffusion ] || settings=(sampler.rule=ddim sampler.n_steps=16)
   [ ! -f "$out/records.jsonl" ] || settings+=(resume=true)  # one that was stopped goes on
   [ -n "$only" ] || [ -f "$out/result.json" ] || $lock genpolicy evaluate n_episodes=100 n_envs=20 \
     first_seed=100000 checkpoint="$runs/$1-$2/last" task="d4rl/$task" out="$out" "${settings[@]}"
@@ -35,17 +35,24 @@ bc() {  # task method steps [settings]
 }
 
 [ -n "$only" ] || for robot in hopper halfcheetah walker2d; do data "$robot"; done
-locomotion() {  # robot method
-  bc "$1-medium-expert" "$2" 15000 data.batch_size=256 data.path="$runs/$1-medium-expert.hdf5"
-}
 bc kitchen-complete flow 5000
 bc door-human flow 4000
+bc hopper-medium-expert flow 5000 data.path="$runs/hopper-medium-expert.hdf5"
 bc kitchen-complete diffusion 5000
 bc door-human diffusion 4000
 bc kitchen-complete distilled 2500 algorithm.teacher="$runs/kitchen-complete-flow/last"
 bc door-human distilled 2000 algorithm.teacher="$runs/door-human-flow/last"
-for robot in halfcheetah hopper walker2d; do
-  for method in flow diffusion; do locomotion "$robot" "$method"; done
+bc hopper-medium-expert diffusion 5000 data.path="$runs/hopper-medium-expert.hdf5"
+for robot in halfcheetah walker2d; do
+  for method in flow diffusion; do
+    bc "$robot-medium-expert" "$method" 5000 data.path="$runs/$robot-medium-expert.hdf5"
+  done
+done
+for robot in halfcheetah hopper walker2d; do  # 6 times as many windows
+  for method in flow diffusion; do
+    bc "$robot-medium-expert" "$method-long" 15000 data.batch_size=256 \
+      data.path="$runs/$robot-medium-expert.hdf5"
+  done
 done
 python experiments/collect.py experiments/d4rl "${pairs[@]}"
 python experiments/d4rl/behavior.py "$runs"/*-medium-expert.hdf5
