@@ -69,6 +69,18 @@ for scale in 1.0 0.5 0.0; do
   done
 done
 
+# Noise of the consistency policies: chosen on Can and Lift on other seeds, then on the reported ones.
+noisy() {  # task noise folder episodes first_seed
+  local out="$runs/$1-consistency/seed-0/evaluations/$3"
+  evaluate "$out" n_episodes="$4" first_seed="$5" checkpoint="$(at "$1" consistency 0 2500)" \
+    task="robomimic/$1" sampler.init_scale="$2" "sampler.rule_options={noise_scale: $2}"
+  looks+=("$1 consistency noise-$2-of-$4@2500=$out/result.json")
+}
+for task in can lift; do
+  for noise in 1.0 0.5 0.0; do noisy "$task" "$noise" "noise-$noise" 40 200008; done
+done
+for task in lift can square; do noisy "$task" 1.0 all-of-the-noise 100 100000; done
+
 train lift flow-early 0 data.batch_size=128 trainer.max_steps=150 save.every=150
 report lift flow-early 0 150
 report can flow 0 500
