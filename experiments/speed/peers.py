@@ -11,7 +11,6 @@ peers_NAME.csv.
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import sys
 import types
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from table import save
 from torch import Tensor
 from unet import ACTION, DIMS, HORIZON, N_OBS, OBS, make_policy, medians
 
@@ -106,15 +106,14 @@ def main(name: str) -> None:
     rows = []
     for batch, turns in ((1, 7), (16, 3)):
         obs, seeds = torch.rand(batch, N_OBS, OBS), range(batch)
-        with torch.inference_mode():
-            ms = medians(
-                {
-                    name: lambda o=obs: theirs(o),
-                    "genpolicy, float32": lambda o=obs, s=seeds: ours.sample({"state": o}, seeds=s),
-                    "genpolicy, bfloat16": lambda o=obs, s=seeds: low.sample({"state": o}, seeds=s),
-                },
-                turns=turns,
-            )
+        ms = medians(
+            {
+                name: lambda o=obs: theirs(o),
+                "genpolicy, float32": lambda o=obs, s=seeds: ours.sample({"state": o}, seeds=s),
+                "genpolicy, bfloat16": lambda o=obs, s=seeds: low.sample({"state": o}, seeds=s),
+            },
+            turns=turns,
+        )
         for what, value in ms.items():
             rows.append(
                 {
@@ -128,10 +127,7 @@ def main(name: str) -> None:
                 }
             )
             print(*rows[-1].values(), sep="\t", flush=True)
-    with open(HERE / f"peers_{name}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    save(HERE / f"peers_{name}.csv", rows)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def main() -> None:
     """Measure and write."""
     torch.set_num_threads(1)
     print(backend())
-    rows = [row for name in POLICIES for row in errors(name)]
+    rows = [one for name in POLICIES for one in errors(name)]
     rows += scores("pusht-flow", "pusht", "max_reward")
     rows += scores("maze2d-umaze-flow", "maze2d-umaze", "d4rl_score")
     with open(HERE / "precision.csv", "w", newline="", encoding="utf-8") as file:

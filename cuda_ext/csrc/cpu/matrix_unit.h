@@ -112,15 +112,9 @@ void tiled_product(const Product& p, int64_t row, int64_t n_rows, int64_t panel,
   store_tiles<kGroups * kPanels>(sums);
   for (int64_t r = 0; r < n_rows; ++r) {
     const float* from = sums + r / kTileRows * kPanels * kTileRows * kPanel + r % kTileRows * kPanel;
-    float* out = p.out + (row + r) * p.ld_out + panel * kPanel;
 #pragma GCC unroll 4
-    for (int j = 0; j < kPanels; ++j) {
-      Vector value = load(from + j * kTileRows * kPanel);
-      if (p.vector) value += load(p.vector + (panel + j) * kPanel);
-      if (p.extra) value += load(p.extra + (row + r) * p.ld_extra + (panel + j) * kPanel);
-      if (p.accumulates) value += load(out + j * kPanel);
-      store(out + j * kPanel, value);
-    }
+    for (int j = 0; j < kPanels; ++j)
+      store_finished(p, row + r, (panel + j) * kPanel, load(from + j * kTileRows * kPanel));
   }
 }
 

@@ -44,21 +44,24 @@ struct Product {
   int64_t ld_words;
 };
 
-// Adds what a product starts from after its sums: added first, a large one would round every term.
+// Stores a register of sums, and what the product starts from: added first, a large one would round
+// every term.
+inline void store_finished(const Product& p, int64_t row, int64_t column, Vector sum) {
+  float* out = p.out + row * p.ld_out + column;
+  if (p.vector) sum += load(p.vector + column);
+  if (p.extra) sum += load(p.extra + row * p.ld_extra + column);
+  if (p.accumulates) sum += load(out);
+  store(out, sum);
+}
+
 template <int kRows, int kPanels>
 inline void finish(const Product& p, int64_t row, int64_t panel,
                    const Vector (&sums)[kRows][kPanels * kPerPanel]) {
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 16
-    for (int j = 0; j < kPanels * kPerPanel; ++j) {
-      const int64_t column = panel * kPanel + j * kLanes;
-      Vector value = sums[i][j];
-      if (p.vector) value += load(p.vector + column);
-      if (p.extra) value += load(p.extra + (row + i) * p.ld_extra + column);
-      if (p.accumulates) value += load(p.out + (row + i) * p.ld_out + column);
-      store(p.out + (row + i) * p.ld_out + column, value);
-    }
+    for (int j = 0; j < kPanels * kPerPanel; ++j)
+      store_finished(p, row + i, panel * kPanel + j * kLanes, sums[i][j]);
 }
 
 template <int kRows, int kPanels>
