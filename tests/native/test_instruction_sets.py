@@ -111,7 +111,7 @@ def expected():
 @needs_kernels
 @pytest.mark.parametrize("isa", ALL)
 def test_every_instruction_set_is_as_close_to_float64_as_torch(isa, tmp_path, expected):
-    """In bfloat16: below 1e-2 of the range off float64 with the same roundings, and off the best."""
+    """In bfloat16: below 1e-2 of the range off float64 rounded alike, and off the best set."""
     if isa not in runnable():
         pytest.skip(f"this processor runs {', '.join(runnable())}")
     done = in_process(isa, tmp_path / "actions")
