@@ -61,23 +61,35 @@ GP_HD T limited_numbers(T value, float lo, float hi) {
 #endif
 }
 
+// x log2(e) - n for the whole number n next to it, to the last place of x log2(e) where the product is not
+// rounded, else in two parts of n ln 2.
+template <class T>
+GP_HD T rest_of_power(T x, T n) {
+  const float log2_e = 1.44269504088896341f;
+#if defined(__CUDACC__)
+  return fused(x, log2_e, -n);
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return x * log2_e - n;  // contracted
+#else
+  T rest = x - n * 0.693359375f;
+  return (rest - n * -2.12194440e-4f) * log2_e;
+#endif
+}
+
 // exp(x) to 2 units in the last place for x in [-87, hi], hi <= 88, limited to that range outside of it.
-// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by its Taylor series to r^7, whose rest is 5e-9.
+// x log2(e) = n + r with |r| <= 1/2; 2^r by the polynomial of degree 6 that has the least relative error, 2e-9.
 template <class T>
 GP_HD T exp_limited(T x, float hi = 88.0f) {
   typedef typename Bits<T>::Unsigned Unsigned;
   const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to whole numbers
   T inside = limited_numbers(x, -87.0f, hi);
   T shifted = inside * 1.44269504088896341f + shift;
-  T n = shifted - shift;
-  T r = inside - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  T p = 1.98412698e-4f * r + 1.38888889e-3f;
-  p = p * r + 8.33333333e-3f;
-  p = p * r + 4.16666667e-2f;
-  p = p * r + 1.66666667e-1f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
+  T r = rest_of_power(inside, shifted - shift);
+  T p = 1.535336196e-4f * r + 1.339887385e-3f;
+  p = p * r + 9.618436918e-3f;
+  p = p * r + 5.550332367e-2f;
+  p = p * r + 2.402264774e-1f;
+  p = p * r + 6.931471825e-1f;
   p = p * r + 1.0f;
   Unsigned exponent = bits_of<Unsigned>(shifted) << 23;  // n, in the place of the exponent
   return bits_of<T>(bits_of<Unsigned>(p) + exponent);
@@ -86,17 +98,24 @@ GP_HD T exp_limited(T x, float hi = 88.0f) {
 // 1 / x for x in [1, 8e37], to 1 unit in the last place with fused multiply-adds, 2 without. A processor
 // divides vectors at a tenth of the rate at which it multiplies them; a GPU has no vectors.
 template <class T>
-GP_HD T reciprocal(T x) {
+struct Inverse {
+  static GP_HD T of(T x) {
 #if defined(__CUDACC__)
-  return 1.0f / x;
+    return 1.0f / x;
 #else
-  // Halving and negating the exponent's bits is 1 / x to 12%; each turn cubes the error.
-  T y = bits_of<T>(0x7EF311C7u - bits_of<typename Bits<T>::Unsigned>(x));
-  T rest = 1.0f - x * y;
-  y = y + y * (rest * rest + rest);
-  rest = 1.0f - x * y;
-  return y + y * (rest * rest + rest);
+    // Halving and negating the exponent's bits is 1 / x to 12%; each turn cubes the error.
+    T y = bits_of<T>(0x7EF311C7u - bits_of<typename Bits<T>::Unsigned>(x));
+    T rest = 1.0f - x * y;
+    y = y + y * (rest * rest + rest);
+    rest = 1.0f - x * y;
+    return y + y * (rest * rest + rest);
 #endif
+  }
+};
+
+template <class T>
+GP_HD T reciprocal(T x) {
+  return Inverse<T>::of(x);
 }
 
 enum Activation : int64_t { kNone = 0, kMish = 1, kSilu = 2, kRelu = 3, kGelu = 4, kNumActivations };

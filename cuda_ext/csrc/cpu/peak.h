@@ -5,15 +5,6 @@
 
 #include "products.h"
 
-// All 32 registers where there are as many.
-#if defined(__AVX512F__)
-#define GP_IN_REGISTER(value) "+v"(value)
-#elif defined(__x86_64__)
-#define GP_IN_REGISTER(value) "+x"(value)
-#else
-#define GP_IN_REGISTER(value) "+m"(value)
-#endif
-
 namespace genpolicy {
 namespace GP_ISA {
 
@@ -36,7 +27,7 @@ double peak_gflops() {
   }
   Vector total = sums[0];
   for (int j = 1; j < kChains; ++j) total += sums[j];
-  asm volatile("" : GP_IN_REGISTER(total));  // somebody may want to know
+  GP_IN_REGISTER(total);  // somebody may want to know
   return best;
 }
 
@@ -52,7 +43,7 @@ double read_gbytes(const float* data, int64_t n_bytes) {
       for (int j = 0; j < 8; ++j) sums[j] += load(data + i + j * kLanes);
     Vector total = sums[0];
     for (int j = 1; j < 8; ++j) total += sums[j];
-    asm volatile("" : GP_IN_REGISTER(total));
+    GP_IN_REGISTER(total);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     const double rate = 4.0 * static_cast<double>(n) / took.count() / 1e9;
     best = rate > best ? rate : best;

@@ -18,6 +18,17 @@ constexpr int kMostRows = GP_VECTOR_BYTES == 64 ? 12 : GP_VECTOR_BYTES == 32 ? 6
 typedef float Vector __attribute__((vector_size(GP_VECTOR_BYTES)));
 typedef float LooseVector __attribute__((vector_size(GP_VECTOR_BYTES), aligned(4)));
 
+// Keeps a vector in a register, of all 32 where there are as many.
+#if defined(__AVX512F__)
+#define GP_IN_REGISTER(value) asm volatile("" : "+v"(value))
+#elif defined(__x86_64__)
+#define GP_IN_REGISTER(value) asm volatile("" : "+x"(value))
+#elif defined(__aarch64__)
+#define GP_IN_REGISTER(value) asm volatile("" : "+w"(value))
+#else
+#define GP_IN_REGISTER(value) asm volatile("" : "+m"(value))
+#endif
+
 inline Vector load(const float* at) { return *reinterpret_cast<const LooseVector*>(at); }
 inline void store(float* at, Vector value) { *reinterpret_cast<LooseVector*>(at) = value; }
 
@@ -75,8 +86,10 @@ void product_f32(const Product& p, int64_t row, int64_t panel) {
   for (int64_t k = 0; k < p.n_in; ++k, w += kPanel) {
     Vector b[kPanels * kPerPanel];
 #pragma GCC unroll 16
-    for (int j = 0; j < kPanels * kPerPanel; ++j)
+    for (int j = 0; j < kPanels * kPerPanel; ++j) {
       b[j] = load(w + (j / kPerPanel) * stride + (j % kPerPanel) * kLanes);
+      if constexpr (GP_VECTOR_BYTES == 64 && kRows > 1) GP_IN_REGISTER(b[j]);  // not read for each row
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const Vector x = a[i / 4][i % 4 * p.ld_in + k] - Vector{};

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "convolution.h"
+#include "noise.h"
 
 namespace genpolicy {
 namespace GP_ISA {
@@ -36,36 +37,6 @@ inline void normalize_layer(const float* src, float* dst, int64_t n, const float
 #pragma omp simd
   for (int64_t i = 0; i < wide; ++i)
     dst[i] = (src[i] - mean) * scale * vectors[i] + vectors[wide + i];
-}
-
-// Standard normals of one draw for n_rows rows of n floats: see genpolicy/sampling/noise.py.
-void fill_noise(const int64_t* seeds, int64_t n_rows, int64_t n, uint32_t index, uint32_t stream,
-                float* out, int64_t ld) {
-  const int64_t n_blocks = (n + 3) / 4, n_jobs = n_rows * n_blocks;
-  for (int64_t first = 0; first < n_jobs; first += 8) {
-    uint32_t block[8], low[8], high[8];
-    float* place[8];
-    int64_t fits[8];
-    for (int l = 0; l < 8; ++l) {
-      const int64_t job = first + l < n_jobs ? first + l : n_jobs - 1;
-      const int64_t row = job / n_blocks, b = job % n_blocks;
-      const uint64_t seed = static_cast<uint64_t>(seeds[row]);
-      block[l] = static_cast<uint32_t>(b);
-      low[l] = static_cast<uint32_t>(seed);
-      high[l] = static_cast<uint32_t>(seed >> 32);
-      place[l] = out + row * ld + 4 * b;
-      fits[l] = n - 4 * b < 4 ? n - 4 * b : 4;
-    }
-    float normals[4][8];
-#pragma omp simd
-    for (int l = 0; l < 8; ++l) {
-      const Words words = philox(block[l], index, stream, 0u, low[l], high[l]);
-      two_normals(words.w[0], words.w[1], &normals[0][l], &normals[1][l]);
-      two_normals(words.w[2], words.w[3], &normals[2][l], &normals[3][l]);
-    }
-    for (int l = 0; l < 8; ++l)
-      for (int64_t j = 0; j < fits[l]; ++j) place[l][j] = normals[j][l];
-  }
 }
 
 // Works on n_rows rows of a batch from their inputs and seeds to their actions.
@@ -247,7 +218,7 @@ struct Tile {
       elementwise(i, e, factors, state);
   }
 
-  void evaluate(int64_t e, const int64_t* seeds) const {
+  void evaluate(int64_t e, Draws& draws) const {
     const double* factors = program.evaluation(e);
     const int64_t chunk = program.head(kHeadChunk), n = padded(chunk), size = n_rows * n;
     float* state = at(kRegState);
@@ -267,10 +238,9 @@ struct Tile {
     const float lo = static_cast<float>(program.plan[kPlanLow]);
     const float hi = static_cast<float>(program.plan[kPlanHigh]);
     float* before = at(kRegBefore);
-    float* noise = at(kRegNoise);
     const bool is_noisy = factors[kPlanNoise] != 0.0;
-    if (is_noisy)
-      fill_noise(seeds, n_rows, chunk, static_cast<uint32_t>(factors[kPlanNoiseIndex]), 0u, noise, n);
+    const float* noise =
+        is_noisy ? draws.at(static_cast<uint32_t>(factors[kPlanNoiseIndex])) : at(kRegNoise);
     float* to = factors[kPlanToStage] != 0.0 ? at(kRegStage) : state;
     const float c_x = static_cast<float>(factors[kPlanX]);
     const float c_denoised = static_cast<float>(factors[kPlanDenoised]);
@@ -298,10 +268,11 @@ struct Tile {
     for (int64_t i = 0; i < program.head(kHeadPrologue); ++i)
       run(program.instruction(i), 0, nullptr, nullptr);
     float* state = at(kRegState);
-    fill_noise(seeds, n_rows, chunk, 0u, 0u, state, n);
+    Draws draws(seeds, n_rows, chunk, at(kRegNoise), n);
+    const float* first = draws.at(0);
     const float start = static_cast<float>(program.plan[kPlanInit]);
-    for (int64_t k = 0; k < n_rows * n; ++k) state[k] *= start;
-    for (int64_t e = 0; e < program.head(kHeadEvaluations); ++e) evaluate(e, seeds);
+    for (int64_t k = 0; k < n_rows * n; ++k) state[k] = start * first[k];
+    for (int64_t e = 0; e < program.head(kHeadEvaluations); ++e) evaluate(e, draws);
     const float lo = static_cast<float>(program.plan[kPlanLowEnd]);
     const float hi = static_cast<float>(program.plan[kPlanHighEnd]);
     const float* center = program.vectors + program.head(kHeadCenter);
