@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "csrc"
-ABI = 3
+ABI = 4
 """Has to be ``_ABI`` of ``genpolicy/ops/library.py``: schemas and the layout of programs."""
 
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]

@@ -65,8 +65,10 @@ Tensor mlp_sample_cuda(const Tensor& inputs, const Tensor& seeds, const Tensor& 
   const char* fault =
       fault_of(program, code.numel(), plan.numel(), vectors.numel(), weights.numel());
   STD_TORCH_CHECK(fault == nullptr, op, ": ", fault ? fault : "");
-  STD_TORCH_CHECK((program.head(kHeadPrecision) == 1) == is_bf16, op,
+  STD_TORCH_CHECK(program.is_bf16() == is_bf16, op,
                   ": the program and its weights are of different precision");
+  STD_TORCH_CHECK(program.pieces() == 1, op, ": CUDA kernels have no products of numbers in pieces; ",
+                  "write the program again for this device");
   const int64_t n_rows = inputs.size(0);
   STD_TORCH_CHECK(chunk == program.head(kHeadChunk), op, ": chunk is ", chunk,
                   ", the program makes ", program.head(kHeadChunk), " numbers");

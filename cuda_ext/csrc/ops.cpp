@@ -73,8 +73,11 @@ Tensor mlp_sample(const Tensor& inputs, const Tensor& seeds, const Tensor& code,
   const char* fault =
       fault_of(program, code.numel(), plan.numel(), vectors.numel(), weights.numel());
   STD_TORCH_CHECK(fault == nullptr, op, ": ", fault ? fault : "");
-  STD_TORCH_CHECK((program.head(kHeadPrecision) == 1) == is_bf16, op,
+  STD_TORCH_CHECK(program.is_bf16() == is_bf16, op,
                   ": the program and its weights are of different precision");
+  STD_TORCH_CHECK(program.pieces() == 1 || kernels().has_matrix_unit, op, ": the kernels ",
+                  kernels().name, " have no products of numbers in pieces; write the program again ",
+                  "on this machine, or with sampler.precision=fp32");
   const int64_t n_rows = inputs.size(0);
   STD_TORCH_CHECK(chunk == program.head(kHeadChunk), op, ": chunk is ", chunk,
                   ", the program makes ", program.head(kHeadChunk), " numbers");
@@ -107,7 +110,7 @@ Tensor mlp_sample(const Tensor& inputs, const Tensor& seeds, const Tensor& code,
     thread_local int64_t n_floats = 0, n_rounded = 0;
     float* registers = scratch(floats, n_floats, tile * row_floats);
     // A matrix unit reads whole groups of rows, also where there is only one, and every second of them.
-    const int64_t n_words = (tile + group) * row_floats;
+    const int64_t n_words = (tile + group) * row_floats * program.pieces();
     uint32_t* words = is_bf16 ? scratch(rounded, n_rounded, n_words) : nullptr;
     for (int64_t t = begin; t < end; ++t) {
       const int64_t first = t * tile, rows = std::min(tile, n_rows - first);
@@ -149,6 +152,7 @@ STABLE_TORCH_LIBRARY_IMPL(genpolicy, CPU, library) {
 
 GP_EXPORT const char* genpolicy_isa() { return genpolicy::kernels().name; }
 GP_EXPORT const char* genpolicy_isas() { return genpolicy::runnable_kernels(); }
+GP_EXPORT int genpolicy_has_matrix_unit() { return genpolicy::kernels().has_matrix_unit; }
 GP_EXPORT double genpolicy_peak_gflops() { return genpolicy::kernels().peak_gflops(); }
 GP_EXPORT double genpolicy_read_gbytes(const float* data, int64_t n_bytes) {
   return genpolicy::kernels().read_gbytes(data, n_bytes);

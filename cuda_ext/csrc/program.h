@@ -29,8 +29,9 @@
 
 namespace genpolicy {
 
-constexpr int64_t kVersion = 2;
+constexpr int64_t kVersion = 3;
 constexpr int64_t kPanel = 16;
+constexpr int64_t kMostPieces = 3;
 
 // ---- code: header --------------------------------------------------------------------------
 enum Header : int64_t {
@@ -42,7 +43,7 @@ enum Header : int64_t {
   kHeadBody,          // number of instructions of one evaluation
   kHeadEvaluations,   // rows of the plan
   kHeadMembers,       // networks
-  kHeadPrecision,     // 0: float32 weights, 1: bfloat16 weights and inputs of products
+  kHeadPrecision,     // one of Precision
   kHeadCenter,        // offset in vectors of the actions' centers, chunk floats
   kHeadSpan,          // offset in vectors of the actions' spans
   kHeadShift,         // offset in vectors of the shifts of D, one row of chunk floats per
@@ -50,6 +51,11 @@ enum Header : int64_t {
   kHeadRowFloats,     // floats of all registers
   kHeaderSize
 };
+
+// Of products. With kBf16 weights are bfloat16, and inputs are rounded to it. With kBf16x3 a float32 is the
+// sum of three bfloat16, the largest first: a layer's weights lie there three times, and the products of
+// pieces that together are above 2^-24 of the largest are summed. Only CPUs with a matrix unit run that.
+enum Precision : int64_t { kFp32, kBf16, kBf16x3, kNumPrecisions };
 
 // The first registers are the state machine's own; all have chunk floats but the features.
 enum Register : int64_t {
@@ -134,6 +140,8 @@ struct Program {
       if (instruction(i)[kFieldOp] == kOpConvolve) return true;
     return false;
   }
+  GP_HD bool is_bf16() const { return head(kHeadPrecision) != kFp32; }
+  GP_HD int64_t pieces() const { return head(kHeadPrecision) == kBf16x3 ? kMostPieces : 1; }
   GP_HD int64_t plan_width() const { return kPlanMembers + 2 * head(kHeadMembers); }
   // Positions of the grid of n channels that a register holds.
   GP_HD int64_t positions(int64_t reg, int64_t n) const { return width(reg) / strided(n); }
@@ -154,7 +162,7 @@ inline const char* fault_of(const Program& p, int64_t n_code, int64_t n_plan, in
   const int64_t n_instructions = p.head(kHeadPrologue) + p.head(kHeadBody);
   const int64_t n_evals = p.head(kHeadEvaluations), row_floats = p.head(kHeadRowFloats);
   if (n_regs < kNumFixedRegisters || chunk < 1 || n_evals < 1 || p.head(kHeadMembers) < 1 ||
-      p.head(kHeadPrecision) > 1)
+      p.head(kHeadPrecision) >= kNumPrecisions)
     return "the header is inconsistent";
   if (row_floats < 0 || row_floats > (int64_t{1} << 24)) return "a row is too large";
   if (row_floats % kPanel != 0) return "a row has no whole panels";
@@ -210,7 +218,8 @@ inline const char* fault_of(const Program& p, int64_t n_code, int64_t n_plan, in
                at[kFieldDst] != at[kFieldSrc] &&
                (at[kFieldSrc2] < 0 || holds(at[kFieldSrc2], out)) &&
                in_vectors(at[kFieldVector], last + padded(out)) && at[kFieldWeights] >= 0 &&
-               at[kFieldWeights] <= n_weights - padded(out) * (in + in % 2 * p.head(kHeadPrecision));
+               at[kFieldWeights] <=
+                   n_weights - p.pieces() * padded(out) * (p.is_bf16() ? in + in % 2 : in);
         break;
       case kOpNorm:
       case kOpNormalize:
@@ -253,7 +262,7 @@ inline const char* fault_of(const Program& p, int64_t n_code, int64_t n_plan, in
                is_grid(at[kFieldDst], (length - 1) * at[kFieldEvery] + place + 1, out) &&
                at[kFieldDst] != at[kFieldSrc] && in_vectors(at[kFieldVector], to) &&
                at[kFieldWeights] >= 0 && at[kFieldWeights] <= n_weights &&
-               at[kFieldTaps] <= (n_weights - at[kFieldWeights]) / (to * from);
+               at[kFieldTaps] <= (n_weights - at[kFieldWeights]) / (p.pieces() * to * from);
         break;
       case kOpGroupNorm:
         good = in_body && !has_table && in >= 1 && out % in == 0 &&

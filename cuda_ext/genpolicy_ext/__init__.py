@@ -14,6 +14,7 @@ __all__ = [
     "BUILT_WITH_TORCH",
     "CUDA_ARCHITECTURES",
     "__version__",
+    "has_matrix_unit",
     "isa",
     "isas",
     "library",
@@ -42,6 +43,11 @@ def isa() -> str:
 def isas() -> list[str]:
     """Return the instruction sets that ``GENPOLICY_ISA`` may name on this processor."""
     return _function("genpolicy_isas", ctypes.c_char_p)().decode().split()
+
+
+def has_matrix_unit() -> bool:
+    """Return whether those kernels run programs whose float32 numbers are sums of bfloat16."""
+    return bool(_function("genpolicy_has_matrix_unit", ctypes.c_int)())
 
 
 def peak_gflops() -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genpolicy.ops.program import (
+    PIECES,
     VERSION,
     Act,
     Field,
@@ -24,10 +25,18 @@ from genpolicy.ops.program import (
     pack_kernel,
     pack_weights,
     padded,
+    pieces_of,
 )
+from genpolicy.ops.program import Precision as Products
 from genpolicy.sampling import Precision
 
 __all__ = ["Builder", "Evaluation", "Limits", "Slot", "Unsupported"]
+
+_PRECISIONS: dict[Precision, Products] = {
+    "fp32": Products.FP32,
+    "bf16": Products.BF16,
+    "bf16x3": Products.BF16X3,
+}
 
 Slot: TypeAlias = tuple[int, int] | float
 """One number that a layer sees: a register and a place in it, or a constant."""
@@ -91,7 +100,7 @@ class Builder:
     Args:
         n_inputs: numbers that a row of observations has.
         chunk: ``horizon * action``.
-        precision: ``"bf16"`` rounds weights and inputs of products to bfloat16; sums are float32.
+        precision: of products, see ``Sampler``; ``"bf16x3"`` is for CPUs with a matrix unit alone.
     """
 
     def __init__(self, *, n_inputs: int, chunk: int, precision: Precision = "fp32") -> None:
@@ -252,7 +261,7 @@ class Builder:
             Header.BODY: len(self._body),
             Header.EVALUATIONS: len(evaluations),
             Header.MEMBERS: n_members,
-            Header.PRECISION: int(self.precision == "bf16"),
+            Header.PRECISION: int(_PRECISIONS[self.precision]),
             Header.CENTER: self.vector(limits.center),
             Header.SPAN: self.vector(limits.span),
             Header.SHIFT: shift,
@@ -266,12 +275,11 @@ class Builder:
         plan = _limits_row(limits)
         for evaluation in evaluations:
             plan += _plan_row(evaluation)
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         return Program(
             code=torch.tensor(code, dtype=torch.int64),
             plan=torch.tensor(plan, dtype=torch.float64),
             vectors=torch.cat(self._vectors).float(),
-            weights=torch.cat(self._weights).to(dtype),
+            weights=torch.cat(self._weights),
         )
 
     def emit(
@@ -330,7 +338,12 @@ class Builder:
     def pack(self, weight: Tensor) -> int:
         """Store a layer's weights, or those of a convolution, and return where they start."""
         pack = pack_weights if weight.ndim == 2 else pack_kernel
-        packed = pack(weight.detach().float().cpu(), pairs=self.precision == "bf16")
+        full = weight.detach().float().cpu()
+        if self.precision == "fp32":
+            packed = pack(full, pairs=False)
+        else:
+            pieces = pieces_of(full, PIECES if self.precision == "bf16x3" else 1)
+            packed = torch.cat([pack(piece, pairs=True) for piece in pieces])
         at = self._n_weights
         self._weights.append(packed)
         self._n_weights += len(packed)

@@ -23,7 +23,7 @@ from genpolicy.ops import mlp_reference
 
 __all__ = ["LIBRARY", "Backend", "backend", "is_compiled", "peak_gflops", "wanted"]
 
-_ABI = 3
+_ABI = 4
 """Version of schemas and program layouts; that of the compiled package has to be the same."""
 
 _MODES = ("auto", "off", "require")
@@ -68,6 +68,7 @@ class Backend:
         reason: why it is the reference, or what was loaded.
         isa: instruction set of the CPU kernels in use; None for the reference.
         cuda: CUDA architectures of the compiled kernels; empty for a CPU build.
+        has_matrix_unit: whether the CPU kernels run programs with ``Precision.BF16X3``.
         remedy: what would make the compiled kernels answer; empty where they do.
     """
 
@@ -75,6 +76,7 @@ class Backend:
     reason: str
     isa: str | None = None
     cuda: tuple[str, ...] = ()
+    has_matrix_unit: bool = False
     remedy: str = ""
 
 
@@ -159,4 +161,5 @@ def _load() -> Backend:
         f"genpolicy_ext {package.__version__}, built with torch {package.BUILT_WITH_TORCH}",
         isa=isa,
         cuda=tuple(package.CUDA_ARCHITECTURES),
+        has_matrix_unit=package.has_matrix_unit(),
     )

@@ -16,6 +16,7 @@ from genpolicy.ops.noise import normals, round_keys
 from genpolicy.ops.program import (
     HEADER_SIZE,
     INSTRUCTION_SIZE,
+    PIECES,
     PLAN_HEADER_SIZE,
     VERSION,
     Act,
@@ -24,6 +25,7 @@ from genpolicy.ops.program import (
     Op,
     Plan,
     PlanHeader,
+    Precision,
     Register,
     double_of_bits,
     padded,
@@ -135,6 +137,9 @@ class _Machine:
         width = Plan.MEMBERS + 2 * self.head[Header.MEMBERS]
         self.plan = [values[i : i + width] for i in range(PLAN_HEADER_SIZE, len(values), width)]
         self.vectors, self.weights = vectors, weights
+        precision = self.head[Header.PRECISION]
+        self.pieces = PIECES if precision == Precision.BF16X3 else 1
+        self.rounds_inputs = precision == Precision.BF16
         self.seeds = seeds
         self.registers: dict[int, Tensor] = {}
         self.factors: list[float] = []
@@ -253,9 +258,9 @@ class _Machine:
         """Run one layer."""
         field = instruction.__getitem__
         dst, n_in, out = field(Field.DST), field(Field.IN), field(Field.OUT)
-        weight = unpack_weights(self.weights, field(Field.WEIGHTS), out, n_in)
+        weight = unpack_weights(self.weights, field(Field.WEIGHTS), out, n_in, pieces=self.pieces)
         x = src[:, :n_in]
-        if self.weights.dtype == torch.bfloat16:
+        if self.rounds_inputs:
             x = x.to(torch.bfloat16)
         result = F.linear(x.to(added.dtype), weight.to(added.dtype)) + added
         if field(Field.SRC2) >= 0:
@@ -271,9 +276,11 @@ class _Machine:
         n_in, out, length = field(Field.IN), field(Field.OUT), field(Field.LENGTH)
         hop, every, taps = field(Field.HOP), field(Field.EVERY), field(Field.TAPS)
         at, before = field(Field.VECTOR), field(Field.BEFORE)
-        kernel = unpack_kernel(self.weights, field(Field.WEIGHTS), out, n_in, taps)
+        kernel = unpack_kernel(
+            self.weights, field(Field.WEIGHTS), out, n_in, taps, pieces=self.pieces
+        )
         x = grid_of(src, n_in).transpose(1, 2)  # (batch, channels, positions)
-        if self.weights.dtype == torch.bfloat16:
+        if self.rounds_inputs:
             x = x.to(torch.bfloat16)
         dtype = self.vectors.dtype
         behind = max(0, (length - 1) * hop + taps - before - x.shape[-1])

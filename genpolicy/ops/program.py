@@ -19,6 +19,7 @@ __all__ = [
     "HEADER_SIZE",
     "INSTRUCTION_SIZE",
     "PANEL",
+    "PIECES",
     "PLAN_HEADER_SIZE",
     "VERSION",
     "Act",
@@ -27,6 +28,7 @@ __all__ = [
     "Op",
     "Plan",
     "PlanHeader",
+    "Precision",
     "Program",
     "Register",
     "bits_of_double",
@@ -34,12 +36,13 @@ __all__ = [
     "pack_kernel",
     "pack_weights",
     "padded",
+    "pieces_of",
     "strided",
     "unpack_kernel",
     "unpack_weights",
 ]
 
-VERSION = 2
+VERSION = 3
 PANEL = 16
 """Outputs of a layer that lie beside each other in memory; registers are padded to multiples."""
 
@@ -63,6 +66,18 @@ class Header(IntEnum):
 
 
 HEADER_SIZE = len(Header)
+
+
+class Precision(IntEnum):
+    """Of products; the names in lower case are those of ``Sampler.precision``."""
+
+    FP32 = 0
+    BF16 = 1
+    BF16X3 = 2
+
+
+PIECES = 3
+"""Numbers in bfloat16 whose sum a float32 is, with ``Precision.BF16X3``."""
 
 
 class Register(IntEnum):
@@ -166,7 +181,8 @@ class Program:
         code: header, registers and instructions.
         plan: factors of every evaluation, on the host.
         vectors: biases, tables, norms, units.
-        weights: float32, or bfloat16 for products in that type.
+        weights: float32, or bfloat16 for products in that type; a layer's pieces one behind the
+            other.
     """
 
     code: Int64[Tensor, " n_code"]
@@ -246,22 +262,55 @@ def pack_kernel(kernel: Float[Tensor, "n_out n_in taps"], *, pairs: bool) -> Flo
     return torch.cat([pack_weights(tap, pairs=pairs) for tap in full])
 
 
+def pieces_of(weight: Float[Tensor, "*size"], n: int) -> list[Float[Tensor, "*size"]]:
+    """Return ``n`` numbers in bfloat16 for each of float32; the sum of ``PIECES`` is that number.
+
+    Each is the one next to what the sum of those before it lacks.
+    """
+    pieces: list[Tensor] = []
+    rest = weight.float()
+    for _ in range(n):
+        pieces.append(rest.bfloat16())
+        rest = rest - pieces[-1].float()
+    return pieces
+
+
 def unpack_kernel(
-    packed: Float[Tensor, " n"], at: int, n_out: int, n_in: int, taps: int
+    packed: Float[Tensor, " n"], at: int, n_out: int, n_in: int, taps: int, *, pieces: int = 1
 ) -> Float[Tensor, "n_out n_in taps"]:
     """Return a convolution's weights in float32; the reverse of packing."""
     size = padded(n_out) * padded(n_in)
-    kernel = [unpack_weights(packed, at + k * size, n_out, padded(n_in)) for k in range(taps)]
+    kernel = [
+        unpack_weights(packed, at + k * size, n_out, padded(n_in), pieces=pieces, step=taps * size)
+        for k in range(taps)
+    ]
     return torch.stack([tap[:, :n_in] for tap in kernel], dim=-1)
 
 
 def unpack_weights(
-    packed: Float[Tensor, " n"], at: int, n_out: int, n_in: int
+    packed: Float[Tensor, " n"],
+    at: int,
+    n_out: int,
+    n_in: int,
+    *,
+    pieces: int = 1,
+    step: int | None = None,
 ) -> Float[Tensor, "n_out n_in"]:
-    """Return one layer's weights in float32, as of ``nn.Linear``; the reverse of packing."""
+    """Return one layer's weights in float32, as of ``nn.Linear``; the reverse of packing.
+
+    Args:
+        packed: the weights of a program.
+        at: where the layer's first piece starts.
+        n_out: outputs.
+        n_in: inputs.
+        pieces: numbers that a weight is the sum of.
+        step: from a piece to the next; None for the size of the layer.
+    """
     pairs = packed.dtype == torch.bfloat16
     inputs = n_in + n_in % 2 if pairs else n_in
-    part = packed[at : at + padded(n_out) * inputs].float()
+    size = padded(n_out) * inputs
+    starts = [at + k * (size if step is None else step) for k in range(pieces)]
+    part = sum((packed[start : start + size].float() for start in starts), torch.zeros(()))
     if pairs:
         panels = part.reshape(-1, inputs // 2, PANEL, 2).transpose(1, 2)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -142,9 +142,13 @@ def write_policy(policy: DenoisingPolicy, *, fields: Mapping[str, Field]) -> tup
         raise Unsupported("its weights are not float32")
     on_host = policy if policy.device.type == "cpu" else _on_host(policy)
     center, _, span = on_host.normalizer.stats["action"].affine()
+    sampler = on_host.sampler
+    in_pieces = policy.device.type == "cpu" and backend().has_matrix_unit
+    if sampler.precision == "bf16x3" and not in_pieces:
+        sampler = replace(sampler, precision="fp32")
     program = write_program(
         on_host.structure({}),
-        on_host.sampler,
+        sampler,
         fields=fields,
         horizon=on_host.spec.horizon,
         bounds=on_host.bounds,

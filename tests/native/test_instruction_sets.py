@@ -1,6 +1,7 @@
 """Kernels of every instruction set that this processor runs, each in a process of its own."""
 
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from tests.native.cases import (
     needs_kernels,
     observations,
     policy,
+    program_of,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ("plain", "avx2", "avx512", "avx512_bf16", "amx_bf16")
+PRECISIONS = ("fp32", "bf16", "bf16x3")
 N_ROWS = 60
 PARTS = ([0], [59, 3], list(range(7, 23)), list(range(20, 37)), list(range(49)))
 SCRIPT = """
@@ -49,8 +52,9 @@ def policies():
     return made
 
 
-def in_bfloat16(made):
-    return [one.with_sampler(precision="bf16") for one in made]
+def in_precisions():
+    made = policies()
+    return {name: [one.with_sampler(precision=name) for one in made] for name in PRECISIONS}
 
 
 def sampled(made, rows):
@@ -59,15 +63,14 @@ def sampled(made, rows):
 
 
 def actions():
-    """Return the actions of all policies, in float32, then in bfloat16."""
-    made = policies()
-    return [sampled(one, list(range(N_ROWS))) for one in made + in_bfloat16(made)]
+    """Return the actions of all policies, of each precision."""
+    rows = list(range(N_ROWS))
+    return {name: [sampled(one, rows) for one in made] for name, made in in_precisions().items()}
 
 
 def check_rows():
     """A row is the same, bit for bit, in every batch and with two threads."""
-    made = policies()
-    for number, one in enumerate(made + in_bfloat16(made)):
+    for number, one in enumerate(itertools.chain(*in_precisions().values())):
         whole = sampled(one, list(range(N_ROWS)))
         for threads in (1, 2):
             torch.set_num_threads(threads)
@@ -80,11 +83,11 @@ def runnable():
     return importlib.import_module("genpolicy_ext").isas()
 
 
-def in_process(isa, file):
+def in_process(isa, file, script=SCRIPT):
     environment = {**os.environ, "GENPOLICY_ISA": isa, "GENPOLICY_EXT": "require"}
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    command = [sys.executable, "-c", SCRIPT, isa, str(file)]
+    command = [sys.executable, "-c", script, isa, str(file)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 
 
@@ -98,10 +101,10 @@ def test_the_best_instruction_set_is_one_of_those_that_run():
 def expected():
     """Per policy: the actions of the torch loop, and those of its program in float64."""
     seeds = list(range(N_ROWS))
-    made = policies()
+    made = in_precisions()
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        for one, low in zip(made, in_bfloat16(made), strict=True):
+        for one, low in zip(made["fp32"], made["bf16"], strict=True):
             obs = observations(one, N_ROWS)
             truth, rounded = exact(one, obs, seeds), exact(low, obs, seeds)
             found.append((in_torch(one, obs, seeds, patch), truth, rounded))
@@ -111,24 +114,47 @@ def expected():
 @needs_kernels
 @pytest.mark.parametrize("isa", ALL)
 def test_every_instruction_set_is_as_close_to_float64_as_torch(isa, tmp_path, expected):
-    """In bfloat16: below 1e-2 of the range off float64 rounded alike, and off the best set."""
+    """In bfloat16: below 1e-2 of the range off float64 rounded alike, and off the best set.
+
+    In pieces: as in float32, and the same where there is no matrix unit.
+    """
     if isa not in runnable():
         pytest.skip(f"this processor runs {', '.join(runnable())}")
     done = in_process(isa, tmp_path / "actions")
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "actions", weights_only=True)
-    half = len(found) // 2
-    for own, low, (reference, truth, rounded) in zip(
-        found[:half], found[half:], expected, strict=True
+    for own, low, pieces, (reference, truth, rounded) in zip(
+        *(found[name] for name in PRECISIONS), expected, strict=True
     ):
         assert_as_close(own, reference, truth)
+        assert_as_close(pieces, reference, truth)
+        assert torch.equal(pieces, own) == (isa != "amx_bf16")
         span = float(truth.max() - truth.min())
         error = float((low.double() - rounded).abs().max())
         assert error < 1e-2 * span, f"{error / span:.2e} of the range"
         assert not torch.equal(low, own)
-    for low, other in zip(actions()[half:], found[half:], strict=True):
+    for low, other in zip(actions()["bf16"], found["bf16"], strict=True):
         span = float(low.max() - low.min())
         torch.testing.assert_close(other, low, atol=1e-2 * span, rtol=0)
+
+
+@needs_kernels
+@pytest.mark.skipif(not backend().has_matrix_unit, reason="this processor has no matrix unit")
+def test_kernels_without_a_matrix_unit_refuse_programs_in_pieces(tmp_path):
+    made = policies()[0].with_sampler(precision="bf16x3")
+    torch.save(program_of(made).arguments, tmp_path / "program")
+    script = """
+import sys, torch
+from genpolicy.ops import backend
+*tensors, chunk = torch.load(sys.argv[2], weights_only=True)
+inputs = torch.zeros(1, int(tensors[0][1]))
+assert backend().isa == sys.argv[1]
+torch.ops.genpolicy.mlp_sample(inputs, torch.zeros(1, dtype=torch.int64), *tensors, chunk)
+"""
+    done = in_process("avx512", tmp_path / "program", script)
+    assert done.returncode == 1
+    assert "avx512 have no products of numbers in pieces" in done.stderr
+    assert "sampler.precision=fp32" in done.stderr
 
 
 @needs_kernels

@@ -256,14 +256,16 @@ def _member(draw):
     described=descriptions(),
     n_rows=st.integers(1, 40),
     layout=st.sampled_from(["plain", *LAYOUTS]),
+    precision=st.sampled_from(["fp32", "bf16x3"]),
 )
-def test_any_policy_in_any_sizes(described, n_rows, layout):
+def test_any_policy_in_any_sizes(described, n_rows, layout, precision):
     members, weights, sampler = described
     made = [policy(**member) for member in members]
     shares = [weight / sum(weights) for weight in weights]
     whole = made[0] if len(made) == 1 else gp.compose.mean(made, shares)
     with pytest.MonkeyPatch.context() as patch:
-        check(whole.with_sampler(**sampler), patch, n_rows=n_rows, layout=layout)
+        made = whole.with_sampler(**sampler, precision=precision)
+        check(made, patch, n_rows=n_rows, layout=layout)
 
 
 @needs_kernels

@@ -170,9 +170,9 @@ print(len(caught), found[0].reason)
 @pytest.mark.parametrize(
     ("abi", "library", "reason"),
     [
-        (3, "/nowhere/lib.so", "cannot be used"),
-        (3, __file__, "invalid ELF header|file too short"),
-        (99, "/nowhere/lib.so", "it has interface 99, this genpolicy needs 3"),
+        (4, "/nowhere/lib.so", "cannot be used"),
+        (4, __file__, "invalid ELF header|file too short"),
+        (99, "/nowhere/lib.so", "it has interface 99, this genpolicy needs 4"),
     ],
 )
 def test_a_library_that_cannot_be_used_is_left_out_once_with_the_reason(abi, library, reason):

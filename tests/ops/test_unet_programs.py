@@ -12,14 +12,16 @@ from genpolicy.ops import backend, is_compiled
 from genpolicy.ops.mlp_reference import mlp_sample, row_noise
 from genpolicy.ops.program import (
     HEADER_SIZE,
+    PIECES,
     Field,
     Header,
     Op,
     Register,
     pack_kernel,
+    pieces_of,
     unpack_kernel,
 )
-from tests.native.cases import assert_as_close, needs_kernels
+from tests.native.cases import RUNNABLE, assert_as_close, needs_kernels
 
 RUN = torch.ops.genpolicy.mlp_sample.default
 TIMES = torch.tensor([321.0])
@@ -108,12 +110,13 @@ def drawn(sizes):
     return network_of(dims=dims, horizon=horizon, **sizes), n_rows
 
 
-@settings(deadline=None, max_examples=40)
-@given(SIZES)
-def test_a_program_computes_what_the_module_does(sizes):
+@pytest.mark.parametrize("precision", [name for name in RUNNABLE if name != "bf16"])
+@settings(deadline=None, max_examples=30)
+@given(sizes=SIZES)
+def test_a_program_computes_what_the_module_does(precision, sizes):
     network, n_rows = drawn(sizes)
     inputs, seeds = inputs_of(network, n_rows)
-    arguments = program_of(network)
+    arguments = program_of(network, precision=precision)
     found = RUN(inputs, seeds, *arguments)
     assert found.shape == (n_rows, arguments[-1])
     if n_rows == 0:
@@ -152,7 +155,7 @@ def test_constant_conditions_are_folded_into_the_tables():
 
 
 @needs_kernels
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", RUNNABLE)
 def test_a_row_depends_neither_on_the_batch_nor_on_threads(precision):
     network = network_of(dims=(40, 128), n_groups=8)
     inputs, seeds = inputs_of(network, 70)
@@ -180,7 +183,7 @@ def rows_of(code):
 
 
 @needs_kernels
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", RUNNABLE)
 def test_damaged_programs_never_reach_outside_of_their_tensors(precision):
     """Every number of the instructions on grids is replaced; what is accepted has to run."""
     network = network_of(dims=(8, 16), n_groups=2, horizon=4)
@@ -248,6 +251,13 @@ def test_packed_kernels_are_found_again(pairs):
     packed = torch.cat([torch.full((5,), 9.0), pack_kernel(kernel, pairs=pairs)])
     stored = packed.bfloat16() if pairs else packed
     assert torch.equal(unpack_kernel(stored, 5, 18, 7, 3), kernel)
+
+
+def test_packed_kernels_in_pieces_are_found_again_to_the_last_bit():
+    kernel = torch.randn(18, 7, 3)
+    pieces = pieces_of(kernel, PIECES)
+    packed = torch.cat([pack_kernel(piece, pairs=True) for piece in pieces])
+    assert torch.equal(unpack_kernel(packed, 0, 18, 7, 3, pieces=PIECES), kernel)
 
 
 def test_operations_are_counted():

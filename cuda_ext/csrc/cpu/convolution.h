@@ -27,17 +27,16 @@ struct Grid {
 
 struct Convolution {
   Grid src, dst;
-  const uint32_t* words;  // src rounded to bfloat16, for such weights
-  const void* weights;    // (taps, n_panels, n_in, kPanel)
+  const uint32_t* words;  // src in bfloat16, for such weights
+  int64_t words_of_piece, words_of_row;
+  const void* weights;  // (pieces, taps, n_panels, n_in, kPanel)
   const float* vector;
   int64_t n_in, n_panels;
   int64_t length, taps, hop, before, every, place;
   bool accumulates;
-
-  int64_t words_of_row() const { return src.ld / 2 * kWordsOfPair; }
 };
 
-template <bool kBf16>
+template <int kPieces>
 void convolve_panels(const Convolution& c, int64_t begin, int64_t end) {
   const int64_t n_rows = c.src.n_rows;
   // Whether the outputs of several positions are rows of one matrix.
@@ -53,35 +52,37 @@ void convolve_panels(const Convolution& c, int64_t begin, int64_t end) {
     p.n_in = c.n_in;
     p.ld_in = c.src.ld * (n_rows == 1 ? c.hop : 1);
     p.ld_out = c.dst.ld * (n_rows == 1 ? c.every : 1);
-    p.ld_words = p.ld_in / 2 * kWordsOfPair;
+    p.words_of_piece = c.words_of_piece;
+    p.ld_words = c.words_of_row * (n_rows == 1 ? c.hop : 1);
+    p.weights_of_piece = c.taps * c.n_panels * kPanel * c.n_in / 2;
     p.vector = turn == 0 ? c.vector : nullptr;
     p.accumulates = turn > 0 || c.accumulates;
     const int64_t at = tap * c.n_panels * kPanel * c.n_in;
-    if constexpr (kBf16)
+    if constexpr (kPieces > 0)
       p.weights = static_cast<const uint16_t*>(c.weights) + at;
     else
       p.weights = static_cast<const float*>(c.weights) + at;
     for (int64_t q = first; q < stop; q += is_whole ? stop - first : 1) {
       const int64_t seen = q * c.hop + offset;
       p.inputs = c.src.at(seen);
-      p.words = kBf16 ? c.words + seen * n_rows * c.words_of_row() : nullptr;
+      p.words = kPieces > 0 ? c.words + seen * n_rows * c.words_of_row : nullptr;
       p.out = c.dst.at(q * c.every + c.place);
-      multiply_panels<kBf16>(p, n_rows * (is_whole ? stop - first : 1), c.n_panels, begin, end);
+      multiply_panels<kPieces>(p, n_rows * (is_whole ? stop - first : 1), c.n_panels, begin, end);
     }
   }
 }
 
-template <bool kBf16>
+template <int kPieces>
 void convolution_job(void* data, int64_t begin, int64_t end) {
-  const MatrixUnit unit(kBf16, kTileRows);  // of the thread that works on it
-  convolve_panels<kBf16>(*static_cast<const Convolution*>(data), begin, end);
+  const MatrixUnit unit(kPieces > 0, kTileRows, kPieces);  // of the thread that works on it
+  convolve_panels<kPieces>(*static_cast<const Convolution*>(data), begin, end);
 }
 
-template <bool kBf16>
+template <int kPieces>
 void run_convolution(Convolution& c, Parallel parallel) {
   const int64_t work = c.src.n_rows * c.length * c.taps * c.n_in * kPanel;
   const int64_t grain = kWorkOfThread / work + 4;
-  parallel(c.n_panels, grain, convolution_job<kBf16>, &c);
+  parallel(c.n_panels, grain, convolution_job<kPieces>, &c);
 }
 
 struct GroupNorm {

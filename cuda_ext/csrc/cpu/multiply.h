@@ -81,31 +81,31 @@ inline void multiply_few(const Product& p, int64_t n_rows, int64_t n_panels, int
   }
 }
 
-// The panels [begin, end) of a layer of n_panels, with their activation.
-template <bool kBf16>
+// The panels [begin, end) of a layer of n_panels, with their activation; kPieces is 0 for float32.
+template <int kPieces>
 inline void multiply_panels(const Product& p, int64_t n_rows, int64_t n_panels, int64_t begin,
                             int64_t end) {
 #if defined(GP_MATRIX_UNIT)
-  alignas(64) LastBlocks rest;
-  if (kBf16 && (p.n_in + 1) / 2 % kBlock != 0) memset(rest, 0, sizeof rest);
+  LastBlocks<kPieces == 0 ? 1 : kPieces> rest;
+  if (kPieces > 0 && (p.n_in + 1) / 2 % kBlock != 0) memset(&rest, 0, sizeof rest);
 #endif
   for (int64_t panel = begin; panel < end; panel += 4) {
     const int64_t count = end - panel < 4 ? end - panel : 4;
 #if defined(GP_MATRIX_UNIT)
-    if constexpr (kBf16)
-      multiply_in_tiles(p, n_rows, panel, count, rest);
+    if constexpr (kPieces > 0)
+      multiply_in_tiles<kPieces>(p, n_rows, panel, count, rest);
     else
 #endif
-      multiply_few<kBf16>(p, n_rows, n_panels, panel, count);
+      multiply_few<(kPieces > 0)>(p, n_rows, n_panels, panel, count);
     if (p.activation != kNone)
       activate(p.activation, p.out + panel * kPanel, p.ld_out, n_rows, count * kPanel);
   }
 }
 
-template <bool kBf16>
+template <int kPieces>
 inline void multiply(const Product& p, int64_t n_rows, int64_t n_out) {
   const int64_t n_panels = (n_out + kPanel - 1) / kPanel;
-  multiply_panels<kBf16>(p, n_rows, n_panels, 0, n_panels);
+  multiply_panels<kPieces>(p, n_rows, n_panels, 0, n_panels);
 }
 
 }  // namespace GP_ISA

@@ -51,8 +51,10 @@ struct Product {
   int64_t ld_out;
   bool accumulates;
   int64_t activation;     // of the sums, see multiply.h
-  const uint32_t* words;  // inputs rounded to bfloat16, (rows, ld_words), for such weights
+  const uint32_t* words;  // inputs in bfloat16, (rows, ld_words), for such weights
   int64_t ld_words;
+  int64_t words_of_piece;    // from a piece of a row to its next
+  int64_t weights_of_piece;  // from a piece of the layer's weights to its next
 };
 
 // Stores a register of sums, and what the product starts from: added first, a large one would round

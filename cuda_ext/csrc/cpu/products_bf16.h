@@ -18,21 +18,32 @@ constexpr int64_t kWordsOfPair = 1;
 constexpr int64_t kWordsOfPair = 2;
 #endif
 
-// Words of a row of n inputs: whole blocks of 16 pairs, zeros behind the inputs.
+// Words of a piece of a row of n inputs: whole blocks of 16 pairs, zeros behind the inputs.
 inline int64_t words_of(int64_t n) { return padded((n + 1) / 2) * kWordsOfPair; }
 
-// n floats, with zeros up to a multiple of 16 behind them, as words_of(n) words.
-inline void to_words(const float* from, uint32_t* to, int64_t n) {
+// n floats, with zeros up to a multiple of 16 behind them, as kPieces times words_of_piece words: the
+// first are the floats rounded, the next what that lacks, rounded, and so on.
+template <int kPieces>
+inline void to_words(const float* from, uint32_t* to, int64_t n, int64_t words_of_piece) {
 #if defined(__AVX512BF16__)
   // Rounds as to_bf16 does, but that numbers below 1.2e-38 become zeros.
-  for (int64_t k = 0; k < padded(n); k += 16)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + k / 2),
-                        (__m256i)_mm512_cvtneps_pbh((__m512)load(from + k)));
+  for (int64_t k = 0; k < padded(n); k += 16) {
+    Vector rest = load(from + k);
+#pragma GCC unroll 3
+    for (int i = 0; i < kPieces; ++i) {
+      const __m256i piece = (__m256i)_mm512_cvtneps_pbh((__m512)rest);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i * words_of_piece + k / 2), piece);
+      rest -= (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(piece), 16);
+    }
+  }
 #else
+  static_assert(kPieces == 1, "pieces are for matrix units");
 #pragma omp simd
   for (int64_t k = 0; k < padded(n); ++k) to[k] = static_cast<uint32_t>(to_bf16(from[k])) << 16;
 #endif
-  for (int64_t k = padded(n) / 2 * kWordsOfPair; k < words_of(n); ++k) to[k] = 0u;
+  for (int i = 0; i < kPieces; ++i)
+    for (int64_t k = padded(n) / 2 * kWordsOfPair; k < words_of_piece; ++k)
+      to[i * words_of_piece + k] = 0u;
 }
 
 template <int kRows, int kPanels>

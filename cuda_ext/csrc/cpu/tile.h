@@ -52,7 +52,6 @@ struct Tile {
 
   void linear(const int64_t* i, int64_t e) const {
     const int64_t src = i[kFieldSrc], dst = i[kFieldDst], extra = i[kFieldSrc2], n = i[kFieldOut];
-    const bool is_bf16 = program.head(kHeadPrecision) == 1;
     Product p = {};
     p.inputs = at(src);
     p.ld_in = ld(src);
@@ -64,17 +63,30 @@ struct Tile {
     p.ld_out = ld(dst);
     p.accumulates = i[kFieldAccumulate] != 0;
     p.activation = i[kFieldActivation];
-    if (is_bf16) {
-      p.ld_words = words_of(p.n_in);
-      for (int64_t r = 0; r < n_rows; ++r)  // the padding of a row is zero
-        to_words(p.inputs + r * p.ld_in, words + r * p.ld_words, p.n_in);
-      p.words = words;
-      p.weights = static_cast<const uint16_t*>(program.weights) + i[kFieldWeights];
-      multiply<true>(p, n_rows, n);
-    } else {
+    if (!program.is_bf16()) {
       p.weights = static_cast<const float*>(program.weights) + i[kFieldWeights];
-      multiply<false>(p, n_rows, n);
+      multiply<0>(p, n_rows, n);
+      return;
     }
+    p.weights = static_cast<const uint16_t*>(program.weights) + i[kFieldWeights];
+    p.words_of_piece = words_of(p.n_in);
+    p.ld_words = program.pieces() * p.words_of_piece;
+    p.weights_of_piece = (p.n_in + 1) / 2 * padded(n);
+    p.words = words;
+#if defined(GP_MATRIX_UNIT)
+    if (program.pieces() > 1) {
+      linear_in_pieces<kMostPieces>(p, n);
+      return;
+    }
+#endif
+    linear_in_pieces<1>(p, n);
+  }
+
+  template <int kPieces>
+  void linear_in_pieces(const Product& p, int64_t n) const {
+    for (int64_t r = 0; r < n_rows; ++r)  // the padding of a row is zero
+      to_words<kPieces>(p.inputs + r * p.ld_in, words + r * p.ld_words, p.n_in, p.words_of_piece);
+    multiply<kPieces>(p, n_rows, n);
   }
 
   void elementwise(const int64_t* i, int64_t e, const double* factors, const float* state) const {
@@ -161,16 +173,30 @@ struct Tile {
     c.every = i[kFieldEvery];
     c.place = i[kFieldPlace];
     c.accumulates = i[kFieldAccumulate] != 0;
-    if (program.head(kHeadPrecision) == 1) {
-      for (int64_t r = 0; r < c.src.positions * n_rows; ++r)
-        to_words(c.src.floats + r * c.src.ld, words + r * c.words_of_row(), c.n_in);
-      c.words = words;
-      c.weights = static_cast<const uint16_t*>(program.weights) + i[kFieldWeights];
-      run_convolution<true>(c, parallel);
-    } else {
+    if (!program.is_bf16()) {
       c.weights = static_cast<const float*>(program.weights) + i[kFieldWeights];
-      run_convolution<false>(c, parallel);
+      run_convolution<0>(c, parallel);
+      return;
     }
+    c.weights = static_cast<const uint16_t*>(program.weights) + i[kFieldWeights];
+    c.words = words;
+#if defined(GP_MATRIX_UNIT)
+    if (program.pieces() > 1) {
+      convolve_in_pieces<kMostPieces>(c);
+      return;
+    }
+#endif
+    convolve_in_pieces<1>(c);
+  }
+
+  template <int kPieces>
+  void convolve_in_pieces(Convolution& c) const {
+    c.words_of_piece = c.src.ld / 2 * kWordsOfPair;
+    c.words_of_row = kPieces * c.words_of_piece;
+    for (int64_t r = 0; r < c.src.positions * n_rows; ++r)
+      to_words<kPieces>(c.src.floats + r * c.src.ld, words + r * c.words_of_row, c.n_in,
+                        c.words_of_piece);
+    run_convolution<kPieces>(c, parallel);
   }
 
   void normalize_groups(const int64_t* i) const {
@@ -287,7 +313,7 @@ struct Tile {
 void sample_rows(const Program& program, const float* inputs, const int64_t* seeds, float* out,
                  int64_t n_rows, float* floats, uint32_t* words, Parallel parallel) {
   const int64_t most = program.has_convolutions() ? kTileRows : n_rows;
-  const MatrixUnit unit(program.head(kHeadPrecision) == 1, most);
+  const MatrixUnit unit(program.is_bf16(), most, program.pieces());
   Tile{program, n_rows, floats, words, parallel}.sample(inputs, seeds, out);
 }
 

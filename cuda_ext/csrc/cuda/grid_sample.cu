@@ -75,7 +75,7 @@ cudaError_t find_blocks(const Shape& shape, int which, int device, int64_t* n_bl
 
 // Tiles of 32 rows of matrices where 16 would make more items than blocks.
 cudaError_t find_shape(const Call& call, int device, Shape* shape) {
-  const bool is_bf16 = call.host.head(kHeadPrecision) == 1;
+  const bool is_bf16 = call.host.is_bf16();
   int64_t positions = 1;  // the most that a job sees as rows
   const int64_t n = call.host.head(kHeadPrologue) + call.host.head(kHeadBody);
   for (int64_t i = 0; i < n; ++i)

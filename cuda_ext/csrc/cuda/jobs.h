@@ -158,7 +158,7 @@ inline Job gathered(const Program& p, int64_t first, int64_t end) {
 
 // How a job's products are divided between n_blocks blocks.
 inline void divide(const Program& p, Job* job, int n_rows, int tile, int64_t n_blocks) {
-  const bool is_bf16 = p.head(kHeadPrecision) == 1;
+  const bool is_bf16 = p.is_bf16();
   const int64_t* head = p.instruction(job->first);
   const auto out = static_cast<int32_t>(padded(head[kFieldOut]));
   int64_t n_pieces = 0;

@@ -90,7 +90,7 @@ cudaError_t find_choice(const Program& program, int64_t n_rows, int device, Choi
   Device facts;
   GENPOLICY_TRY(find_device(device, &facts));
   *choice =
-      choose(program.head(kHeadRowFloats), program.head(kHeadPrecision) == 1, n_rows, facts);
+      choose(program.head(kHeadRowFloats), program.is_bf16(), n_rows, facts);
   return cudaSuccess;
 }
 
@@ -110,7 +110,7 @@ cudaError_t tile_sample(const Call& call, void* workspace, int64_t workspace_byt
       Program{there, reinterpret_cast<const double*>(plan), call.host.vectors, call.host.weights},
       call.inputs, call.seeds, call.out, call.n_rows,
       reinterpret_cast<float*>(there + program_bytes / 8)};
-  const bool is_bf16 = call.host.head(kHeadPrecision) == 1;
+  const bool is_bf16 = call.host.is_bf16();
   const Kernel kernel = is_bf16 ? kernel_of<true>(choice) : kernel_of<false>(choice);
   const auto shared = static_cast<int>(choice.shared_bytes);
   GENPOLICY_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
