@@ -153,6 +153,9 @@ STABLE_TORCH_LIBRARY_IMPL(genpolicy, CPU, library) {
 GP_EXPORT const char* genpolicy_isa() { return genpolicy::kernels().name; }
 GP_EXPORT const char* genpolicy_isas() { return genpolicy::runnable_kernels(); }
 GP_EXPORT int genpolicy_has_matrix_unit() { return genpolicy::kernels().has_matrix_unit; }
+GP_EXPORT int64_t genpolicy_multiply_adds(int64_t n_turns) {
+  return genpolicy::kernels().multiply_adds(n_turns);
+}
 GP_EXPORT double genpolicy_peak_gflops() { return genpolicy::kernels().peak_gflops(); }
 GP_EXPORT double genpolicy_read_gbytes(const float* data, int64_t n_bytes) {
   return genpolicy::kernels().read_gbytes(data, n_bytes);

@@ -11,5 +11,6 @@
                          GP_ISA::kGroup,               GP_ISA::kGroupBf16,                       \
                          GP_ISA::sample_rows,          GP_ISA::fill_noise,                       \
                          GP_ISA::step_rows<float>,     GP_ISA::step_rows<double>,                \
-                         GP_ISA::peak_gflops,          GP_ISA::read_gbytes};                     \
+                         GP_ISA::multiply_adds,        GP_ISA::peak_gflops,                      \
+                         GP_ISA::read_gbytes};                                                   \
   }

@@ -29,6 +29,7 @@ struct Kernels {
   // Steps of rows [begin, end); `floats` holds 256 floats, or those of a row where it has more.
   void (*step_floats)(const StepArguments<float>& step, int64_t begin, int64_t end, float* floats);
   void (*step_doubles)(const StepArguments<double>& step, int64_t begin, int64_t end, float* floats);
+  int64_t (*multiply_adds)(int64_t n_turns);
   double (*peak_gflops)();
   double (*read_gbytes)(const float* data, int64_t n_bytes);
 };

@@ -63,7 +63,10 @@ inline void load_tile(const void* from, int64_t row_bytes) {
 inline void finish_rows(const Product& p, int64_t row, int64_t n_rows, int64_t column,
                         const float* sums) {
   if (p.extra || p.accumulates) {
-    for (int64_t r = 0; r < n_rows; ++r) store_finished(p, row + r, column, load(sums + r * kPanel));
+    for (int64_t r = 0; r < n_rows; ++r) {
+      const Vector sum = load(sums + r * kPanel);
+      store_finished<1>(p, row + r, column, &sum);
+    }
     return;
   }
   const Vector added = p.vector ? load(p.vector + column) : Vector{};

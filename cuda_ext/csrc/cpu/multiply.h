@@ -39,15 +39,21 @@ inline void rows_at(const Product& p, int64_t row, int64_t n_rows, int64_t panel
   }
 }
 
+// A panel alone.
 inline void narrow_at(const Product& p, int64_t row, int64_t n_rows) {
   constexpr int kMost = GP_VECTOR_BYTES == 64 ? 6 : 1;
   for (int64_t done = 0; done < n_rows;) {
     const int64_t left = n_rows - done;
     switch (left < kMost ? left : kMost) {
-#define GP_NARROW(n)                                            \
-  case n:                                                       \
-    if constexpr (n <= kMost) narrow_f32<n>(p, row + done, 0);  \
-    done += n;                                                  \
+#define GP_NARROW(n)                       \
+  case n:                                  \
+    if constexpr (n <= kMost) {            \
+      if (kHasHalves && p.is_half)         \
+        half_f32<n>(p, row + done);        \
+      else                                 \
+        narrow_f32<n>(p, row + done, 0);   \
+    }                                      \
+    done += n;                             \
     break;
       GP_NARROW(1) GP_NARROW(2) GP_NARROW(3) GP_NARROW(4) GP_NARROW(5) GP_NARROW(6)
 #undef GP_NARROW

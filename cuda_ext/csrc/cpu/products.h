@@ -51,20 +51,27 @@ struct Product {
   int64_t ld_out;
   bool accumulates;
   int64_t activation;     // of the sums, see multiply.h
+  bool is_half;           // a panel alone, of which only the first eight outputs are not padding
   const uint32_t* words;  // inputs in bfloat16, (rows, ld_words), for such weights
   int64_t ld_words;
   int64_t words_of_piece;    // from a piece of a row to its next
   int64_t weights_of_piece;  // from a piece of the layer's weights to its next
 };
 
-// Stores a register of sums, and what the product starts from: added first, a large one would round
-// every term.
-inline void store_finished(const Product& p, int64_t row, int64_t column, Vector sum) {
+// Stores registers of a row's sums from `column` on, and what the product starts from: added first, a large
+// one would round every term.
+template <int kCount>
+inline void store_finished(const Product& p, int64_t row, int64_t column, const Vector* sums) {
   float* out = p.out + row * p.ld_out + column;
-  if (p.vector) sum += load(p.vector + column);
-  if (p.extra) sum += load(p.extra + row * p.ld_extra + column);
-  if (p.accumulates) sum += load(out);
-  store(out, sum);
+  const float* extra = p.extra ? p.extra + row * p.ld_extra + column : nullptr;
+#pragma GCC unroll 16
+  for (int j = 0; j < kCount; ++j) {
+    Vector sum = sums[j];
+    if (p.vector) sum += load(p.vector + column + j * kLanes);
+    if (extra) sum += load(extra + j * kLanes);
+    if (p.accumulates) sum += load(out + j * kLanes);
+    store(out + j * kLanes, sum);
+  }
 }
 
 template <int kRows, int kPanels>
@@ -72,9 +79,7 @@ inline void finish(const Product& p, int64_t row, int64_t panel,
                    const Vector (&sums)[kRows][kPanels * kPerPanel]) {
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 16
-    for (int j = 0; j < kPanels * kPerPanel; ++j)
-      store_finished(p, row + i, panel * kPanel + j * kLanes, sums[i][j]);
+    store_finished<kPanels * kPerPanel>(p, row + i, panel * kPanel, sums[i]);
 }
 
 template <int kRows, int kPanels>
@@ -134,6 +139,50 @@ void narrow_f32(const Product& p, int64_t row, int64_t panel) {
       sums[i][j] += (parts[0][i][j] + parts[1][i][j]) + (parts[2][i][j] + parts[3][i][j]);
   finish<kRows, 1>(p, row, panel, sums);
 }
+
+#if GP_VECTOR_BYTES == 64 && defined(__GNUC__) && !defined(__clang__)
+constexpr bool kHasHalves = true;
+
+// Half a panel: two inputs side by side, [w(k)[0], w(k + 1)[0], w(k)[1], ...], in eight interleaved sums.
+template <int kRows>
+void half_f32(const Product& p, int64_t row) {
+  typedef int32_t Places __attribute__((vector_size(64)));
+  const Places pairs = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+  const Places firsts = {0, 2, 4, 6, 8, 10, 12, 14, 16, 16, 16, 16, 16, 16, 16, 16};  // and zeros
+  const Places seconds = {1, 3, 5, 7, 9, 11, 13, 15, 16, 16, 16, 16, 16, 16, 16, 16};
+  const float* w = static_cast<const float*>(p.weights);
+  const float* a = p.inputs + row * p.ld_in;
+  Vector parts[4][kRows] = {}, sums[kRows] = {};
+  const int64_t whole = p.n_in / 8 * 8;
+  for (int64_t k = 0; k < whole; k += 8)
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+      const float* at = w + (k + 2 * q) * kPanel;
+      const Vector both = __builtin_shuffle(load(at), load(at + kPanel), pairs);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        double pair;
+        memcpy(&pair, a + i * p.ld_in + k + 2 * q, sizeof pair);
+        typedef double Doubles __attribute__((vector_size(64)));
+        parts[q][i] += (Vector)(pair - Doubles{}) * both;
+      }
+    }
+  for (int64_t k = whole; k < p.n_in; ++k)
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) sums[i] += (a[i * p.ld_in + k] - Vector{}) * load(w + k * kPanel);
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+    const Vector all = (parts[0][i] + parts[1][i]) + (parts[2][i] + parts[3][i]);
+    sums[i] += __builtin_shuffle(all, Vector{}, firsts) + __builtin_shuffle(all, Vector{}, seconds);
+    store_finished<1>(p, row + i, 0, &sums[i]);
+  }
+}
+#else
+constexpr bool kHasHalves = false;
+
+template <int kRows>
+void half_f32(const Product&, int64_t) {}
+#endif
 
 }  // namespace GP_ISA
 }  // namespace genpolicy

@@ -63,6 +63,7 @@ struct Tile {
     p.ld_out = ld(dst);
     p.accumulates = i[kFieldAccumulate] != 0;
     p.activation = i[kFieldActivation];
+    p.is_half = n <= kPanel / 2;
     if (!program.is_bf16()) {
       p.weights = static_cast<const float*>(program.weights) + i[kFieldWeights];
       multiply<0>(p, n_rows, n);
