@@ -110,7 +110,7 @@ Tensor mlp_sample(const Tensor& inputs, const Tensor& seeds, const Tensor& code,
     thread_local int64_t n_floats = 0, n_rounded = 0;
     float* registers = scratch(floats, n_floats, tile * row_floats);
     // A matrix unit reads whole groups of rows, also where there is only one, and every second of them.
-    const int64_t n_words = (tile + group) * row_floats * program.pieces();
+    const int64_t n_words = 2 * (tile + group) * row_floats * program.pieces();
     uint32_t* words = is_bf16 ? scratch(rounded, n_rounded, n_words) : nullptr;
     for (int64_t t = begin; t < end; ++t) {
       const int64_t first = t * tile, rows = std::min(tile, n_rows - first);

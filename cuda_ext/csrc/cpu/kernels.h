@@ -20,8 +20,9 @@ struct Kernels {
   bool has_matrix_unit;  // runs programs whose numbers are in pieces
   // Rows that products work on together, with weights in float32 and in bfloat16: a tile is a multiple.
   int64_t group, group_bf16;
-  // The whole loop for n_rows rows; floats holds n_rows * row_floats floats, words as many and
-  // group_bf16 rows more, for programs in bfloat16, of as many pieces. The products of convolutions are shared among threads by `parallel`.
+  // The whole loop for n_rows rows; floats holds n_rows * row_floats floats, words twice as many and
+  // group_bf16 rows more, for programs in bfloat16, of each piece. Threads share the products of convolutions
+  // through `parallel`.
   void (*sample_rows)(const Program& program, const float* inputs, const int64_t* seeds, float* out,
                       int64_t n_rows, float* floats, uint32_t* words, Parallel parallel);
   void (*fill_noise)(const int64_t* seeds, int64_t n_rows, int64_t n, uint32_t index,

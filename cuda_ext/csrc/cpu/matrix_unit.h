@@ -59,19 +59,33 @@ inline void load_tile(const void* from, int64_t row_bytes) {
   asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(kTile), "r"(from), "r"(row_bytes) : "memory");
 }
 
-// Stores the sums of a panel, a register for each of n_rows rows, as store_finished does.
-inline void finish_rows(const Product& p, int64_t row, int64_t n_rows, int64_t column,
-                        const float* sums) {
-  if (p.extra || p.accumulates) {
-    for (int64_t r = 0; r < n_rows; ++r) {
-      const Vector sum = load(sums + r * kPanel);
-      store_finished<1>(p, row + r, column, &sum);
-    }
-    return;
-  }
-  const Vector added = p.vector ? load(p.vector + column) : Vector{};
+// Stores the sums of a panel, a register for each of n_rows rows, with what the product starts from, after
+// their activation, and as words of the layer that follows.
+template <int64_t kKind>
+inline void finish_rows_as(const Product& p, int64_t row, int64_t n_rows, int64_t column,
+                           const float* sums) {
   float* out = p.out + row * p.ld_out + column;
-  for (int64_t r = 0; r < n_rows; ++r, out += p.ld_out) store(out, load(sums + r * kPanel) + added);
+  const float* extra = p.extra ? p.extra + row * p.ld_extra + column : nullptr;
+  uint32_t* next = p.next ? p.next + row * p.ld_next + column / 2 : nullptr;
+  for (int64_t r = 0; r < n_rows; ++r) {
+    const Vector sum = finished(p, load(sums + r * kPanel), column, out, extra);
+    const Vector value = activated<kKind>(sum);
+    store(out, value);
+    if (next) split<1>(value, next, 0);
+    out += p.ld_out;
+    extra = extra ? extra + p.ld_extra : nullptr;
+    next = next ? next + p.ld_next : nullptr;
+  }
+}
+
+inline void finish_rows(const Product& p, int64_t row, int64_t n_rows, int64_t column, const float* sums) {
+  switch (p.activation) {
+    case kMish: finish_rows_as<kMish>(p, row, n_rows, column, sums); break;
+    case kSilu: finish_rows_as<kSilu>(p, row, n_rows, column, sums); break;
+    case kRelu: finish_rows_as<kRelu>(p, row, n_rows, column, sums); break;
+    case kGelu: finish_rows_as<kGelu>(p, row, n_rows, column, sums); break;
+    default: finish_rows_as<kNone>(p, row, n_rows, column, sums);
+  }
 }
 
 template <int kSums, int kInputs, int kWeights>

@@ -98,11 +98,12 @@ inline void multiply_panels(const Product& p, int64_t n_rows, int64_t n_panels, 
   for (int64_t panel = begin; panel < end; panel += 4) {
     const int64_t count = end - panel < 4 ? end - panel : 4;
 #if defined(GP_MATRIX_UNIT)
-    if constexpr (kPieces > 0)
-      multiply_in_tiles<kPieces>(p, n_rows, panel, count, rest);
-    else
+    if constexpr (kPieces > 0) {
+      multiply_in_tiles<kPieces>(p, n_rows, panel, count, rest);  // with their activation
+      continue;
+    }
 #endif
-      multiply_few<(kPieces > 0)>(p, n_rows, n_panels, panel, count);
+    multiply_few<(kPieces > 0)>(p, n_rows, n_panels, panel, count);
     if (p.activation != kNone)
       activate(p.activation, p.out + panel * kPanel, p.ld_out, n_rows, count * kPanel);
   }

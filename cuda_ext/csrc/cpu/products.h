@@ -56,30 +56,32 @@ struct Product {
   int64_t ld_words;
   int64_t words_of_piece;    // from a piece of a row to its next
   int64_t weights_of_piece;  // from a piece of the layer's weights to its next
+  uint32_t* next;            // where a matrix unit writes the outputs as words of one piece, or null
+  int64_t ld_next;
 };
 
-// Stores registers of a row's sums from `column` on, and what the product starts from: added first, a large
-// one would round every term.
-template <int kCount>
-inline void store_finished(const Product& p, int64_t row, int64_t column, const Vector* sums) {
-  float* out = p.out + row * p.ld_out + column;
-  const float* extra = p.extra ? p.extra + row * p.ld_extra + column : nullptr;
-#pragma GCC unroll 16
-  for (int j = 0; j < kCount; ++j) {
-    Vector sum = sums[j];
-    if (p.vector) sum += load(p.vector + column + j * kLanes);
-    if (extra) sum += load(extra + j * kLanes);
-    if (p.accumulates) sum += load(out + j * kLanes);
-    store(out + j * kLanes, sum);
-  }
+// Sums of a row from `column` on, and what the product starts from: added first, a large one would round
+// every term. `out` and `extra` (or null) are where the row has them.
+inline Vector finished(const Product& p, Vector sum, int64_t column, const float* out,
+                       const float* extra) {
+  if (p.vector) sum += load(p.vector + column);
+  if (extra) sum += load(extra);
+  if (p.accumulates) sum += load(out);
+  return sum;
 }
 
-template <int kRows, int kPanels>
-inline void finish(const Product& p, int64_t row, int64_t panel,
-                   const Vector (&sums)[kRows][kPanels * kPerPanel]) {
+template <int kRows, int kCount>
+inline void finish(const Product& p, int64_t row, int64_t column, const Vector (&sums)[kRows][kCount]) {
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-    store_finished<kPanels * kPerPanel>(p, row + i, panel * kPanel, sums[i]);
+  for (int i = 0; i < kRows; ++i) {
+    float* out = p.out + (row + i) * p.ld_out + column;
+    const float* extra = p.extra ? p.extra + (row + i) * p.ld_extra + column : nullptr;
+#pragma GCC unroll 16
+    for (int j = 0; j < kCount; ++j) {
+      const int64_t at = j * kLanes;
+      store(out + at, finished(p, sums[i][j], column + at, out + at, extra ? extra + at : nullptr));
+    }
+  }
 }
 
 template <int kRows, int kPanels>
@@ -104,7 +106,7 @@ void product_f32(const Product& p, int64_t row, int64_t panel) {
       for (int j = 0; j < kPanels * kPerPanel; ++j) sums[i][j] += x * b[j];
     }
   }
-  finish<kRows, kPanels>(p, row, panel, sums);
+  finish(p, row, panel * kPanel, sums);
 }
 
 // One panel: four interleaved sums hide the latency that a single chain of additions would show.
@@ -137,7 +139,7 @@ void narrow_f32(const Product& p, int64_t row, int64_t panel) {
 #pragma GCC unroll 16
     for (int j = 0; j < kPerPanel; ++j)
       sums[i][j] += (parts[0][i][j] + parts[1][i][j]) + (parts[2][i][j] + parts[3][i][j]);
-  finish<kRows, 1>(p, row, panel, sums);
+  finish(p, row, panel * kPanel, sums);
 }
 
 #if GP_VECTOR_BYTES == 64 && defined(__GNUC__) && !defined(__clang__)
@@ -152,7 +154,7 @@ void half_f32(const Product& p, int64_t row) {
   const Places seconds = {1, 3, 5, 7, 9, 11, 13, 15, 16, 16, 16, 16, 16, 16, 16, 16};
   const float* w = static_cast<const float*>(p.weights);
   const float* a = p.inputs + row * p.ld_in;
-  Vector parts[4][kRows] = {}, sums[kRows] = {};
+  Vector parts[4][kRows] = {}, sums[kRows][1] = {};
   const int64_t whole = p.n_in / 8 * 8;
   for (int64_t k = 0; k < whole; k += 8)
 #pragma GCC unroll 4
@@ -169,13 +171,14 @@ void half_f32(const Product& p, int64_t row) {
     }
   for (int64_t k = whole; k < p.n_in; ++k)
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) sums[i] += (a[i * p.ld_in + k] - Vector{}) * load(w + k * kPanel);
+    for (int i = 0; i < kRows; ++i)
+      sums[i][0] += (a[i * p.ld_in + k] - Vector{}) * load(w + k * kPanel);
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
     const Vector all = (parts[0][i] + parts[1][i]) + (parts[2][i] + parts[3][i]);
-    sums[i] += __builtin_shuffle(all, Vector{}, firsts) + __builtin_shuffle(all, Vector{}, seconds);
-    store_finished<1>(p, row + i, 0, &sums[i]);
+    sums[i][0] += __builtin_shuffle(all, Vector{}, firsts) + __builtin_shuffle(all, Vector{}, seconds);
   }
+  finish(p, row, 0, sums);
 }
 #else
 constexpr bool kHasHalves = false;

@@ -21,29 +21,40 @@ constexpr int64_t kWordsOfPair = 2;
 // Words of a piece of a row of n inputs: whole blocks of 16 pairs, zeros behind the inputs.
 inline int64_t words_of(int64_t n) { return padded((n + 1) / 2) * kWordsOfPair; }
 
-// n floats, with zeros up to a multiple of 16 behind them, as kPieces times words_of_piece words: the
-// first are the floats rounded, the next what that lacks, rounded, and so on.
+#if defined(__AVX512BF16__)
+// 16 floats as kPieces words: the first are the floats rounded, the next what that lacks, rounded, and so
+// on. Rounds as to_bf16 does, but that numbers below 1.2e-38 become zeros.
+template <int kPieces>
+inline void split(Vector floats, uint32_t* to, int64_t words_of_piece) {
+#pragma GCC unroll 3
+  for (int i = 0; i < kPieces; ++i) {
+    const __m256i piece = (__m256i)_mm512_cvtneps_pbh((__m512)floats);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i * words_of_piece), piece);
+    floats -= (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(piece), 16);
+  }
+}
+#endif
+
+// Zeros behind the words of n floats and of what pads them to a multiple of 16.
+template <int kPieces>
+inline void pad_words(uint32_t* to, int64_t n, int64_t words_of_piece) {
+  for (int i = 0; i < kPieces; ++i)
+    for (int64_t k = padded(n) / 2 * kWordsOfPair; k < words_of_piece; ++k)
+      to[i * words_of_piece + k] = 0u;
+}
+
+// n floats, with zeros up to a multiple of 16 behind them, as kPieces times words_of_piece words.
 template <int kPieces>
 inline void to_words(const float* from, uint32_t* to, int64_t n, int64_t words_of_piece) {
 #if defined(__AVX512BF16__)
-  // Rounds as to_bf16 does, but that numbers below 1.2e-38 become zeros.
-  for (int64_t k = 0; k < padded(n); k += 16) {
-    Vector rest = load(from + k);
-#pragma GCC unroll 3
-    for (int i = 0; i < kPieces; ++i) {
-      const __m256i piece = (__m256i)_mm512_cvtneps_pbh((__m512)rest);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i * words_of_piece + k / 2), piece);
-      rest -= (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(piece), 16);
-    }
-  }
+  for (int64_t k = 0; k < padded(n); k += 16)
+    split<kPieces>(load(from + k), to + k / 2, words_of_piece);
 #else
   static_assert(kPieces == 1, "pieces are for matrix units");
 #pragma omp simd
   for (int64_t k = 0; k < padded(n); ++k) to[k] = static_cast<uint32_t>(to_bf16(from[k])) << 16;
 #endif
-  for (int i = 0; i < kPieces; ++i)
-    for (int64_t k = padded(n) / 2 * kWordsOfPair; k < words_of_piece; ++k)
-      to[i * words_of_piece + k] = 0u;
+  pad_words<kPieces>(to, n, words_of_piece);
 }
 
 template <int kRows, int kPanels>
@@ -90,7 +101,7 @@ void product_bf16(const Product& p, int64_t row, int64_t panel) {
     }
 #endif
   }
-  finish<kRows, kPanels>(p, row, panel, sums);
+  finish(p, row, panel * kPanel, sums);
 }
 
 }  // namespace GP_ISA

@@ -44,13 +44,16 @@ struct Tile {
   const Program& program;
   int64_t n_rows;
   float* floats;    // registers, one after the other, each (n_rows, padded width)
-  uint32_t* words;  // inputs of a product, rounded to bfloat16
+  uint32_t* words;  // inputs of a product in bfloat16
+  uint32_t* next;   // those of the product that follows
   Parallel parallel;
+  const float* ready = nullptr;  // the register whose words are there already
 
   float* at(int64_t reg) const { return floats + program.offset(reg) * n_rows; }
   int64_t ld(int64_t reg) const { return padded(program.width(reg)); }
 
-  void linear(const int64_t* i, int64_t e) const {
+  // `follows` is the instruction after this one, or null.
+  void linear(const int64_t* i, const int64_t* follows, int64_t e) {
     const int64_t src = i[kFieldSrc], dst = i[kFieldDst], extra = i[kFieldSrc2], n = i[kFieldOut];
     Product p = {};
     p.inputs = at(src);
@@ -79,15 +82,29 @@ struct Tile {
       linear_in_pieces<kMostPieces>(p, n);
       return;
     }
+    // Three pieces would be written to so many lines at once that it takes longer than to read rows again.
+    if (follows && follows[kFieldOp] == kOpLinear && follows[kFieldSrc] == dst && follows[kFieldIn] == n) {
+      p.next = next;
+      p.ld_next = words_of(n);
+    }
 #endif
     linear_in_pieces<1>(p, n);
   }
 
   template <int kPieces>
-  void linear_in_pieces(const Product& p, int64_t n) const {
-    for (int64_t r = 0; r < n_rows; ++r)  // the padding of a row is zero
-      to_words<kPieces>(p.inputs + r * p.ld_in, words + r * p.ld_words, p.n_in, p.words_of_piece);
+  void linear_in_pieces(const Product& p, int64_t n) {
+    const bool is_ready = p.inputs == ready;
+    ready = nullptr;
+    if (!is_ready)
+      for (int64_t r = 0; r < n_rows; ++r)  // the padding of a row is zero
+        to_words<kPieces>(p.inputs + r * p.ld_in, words + r * p.ld_words, p.n_in, p.words_of_piece);
     multiply<kPieces>(p, n_rows, n);
+    if (!p.next) return;
+    for (int64_t r = 0; r < n_rows; ++r)
+      pad_words<kPieces>(p.next + r * p.ld_next, n, p.ld_next);
+    next = words;
+    words = p.next;
+    ready = p.out;
   }
 
   void elementwise(const int64_t* i, int64_t e, const double* factors, const float* state) const {
@@ -232,9 +249,10 @@ struct Tile {
       }
   }
 
-  void run(const int64_t* i, int64_t e, const double* factors, const float* state) const {
+  void run(const int64_t* i, const int64_t* follows, int64_t e, const double* factors,
+           const float* state) {
     if (i[kFieldOp] == kOpLinear)
-      linear(i, e);
+      linear(i, follows, e);
     else if (i[kFieldOp] == kOpConvolve)
       convolve(i);
     else if (i[kFieldOp] == kOpGroupNorm)
@@ -245,7 +263,14 @@ struct Tile {
       elementwise(i, e, factors, state);
   }
 
-  void evaluate(int64_t e, Draws& draws) const {
+  void run_all(int64_t begin, int64_t end, int64_t e, const double* factors, const float* state) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t* follows = i + 1 < end ? program.instruction(i + 1) : nullptr;
+      run(program.instruction(i), follows, e, factors, state);
+    }
+  }
+
+  void evaluate(int64_t e, Draws& draws) {
     const double* factors = program.evaluation(e);
     const int64_t chunk = program.head(kHeadChunk), n = padded(chunk), size = n_rows * n;
     float* state = at(kRegState);
@@ -260,8 +285,7 @@ struct Tile {
         for (int64_t k = 0; k < chunk; ++k)
           denoised[r * n + k] += program.vectors[shift + e * chunk + k];
     const int64_t first = program.head(kHeadPrologue);
-    for (int64_t i = first; i < first + program.head(kHeadBody); ++i)
-      run(program.instruction(i), e, factors, seen);
+    run_all(first, first + program.head(kHeadBody), e, factors, seen);
     const float lo = static_cast<float>(program.plan[kPlanLow]);
     const float hi = static_cast<float>(program.plan[kPlanHigh]);
     float* before = at(kRegBefore);
@@ -285,15 +309,14 @@ struct Tile {
     }
   }
 
-  void sample(const float* inputs, const int64_t* seeds, float* out) const {
+  void sample(const float* inputs, const int64_t* seeds, float* out) {
     const int64_t chunk = program.head(kHeadChunk), n = padded(chunk);
     const int64_t n_inputs = program.head(kHeadInputs);
     for (int64_t k = 0; k < n_rows * program.head(kHeadRowFloats); ++k) floats[k] = 0.0f;
     float* features = at(kRegInputs);
     for (int64_t r = 0; r < n_rows; ++r)
       memcpy(features + r * ld(kRegInputs), inputs + r * n_inputs, sizeof(float) * n_inputs);
-    for (int64_t i = 0; i < program.head(kHeadPrologue); ++i)
-      run(program.instruction(i), 0, nullptr, nullptr);
+    run_all(0, program.head(kHeadPrologue), 0, nullptr, nullptr);
     float* state = at(kRegState);
     Draws draws(seeds, n_rows, chunk, at(kRegNoise), n);
     const float* first = draws.at(0);
@@ -315,7 +338,8 @@ void sample_rows(const Program& program, const float* inputs, const int64_t* see
                  int64_t n_rows, float* floats, uint32_t* words, Parallel parallel) {
   const int64_t most = program.has_convolutions() ? kTileRows : n_rows;
   const MatrixUnit unit(program.is_bf16(), most, program.pieces());
-  Tile{program, n_rows, floats, words, parallel}.sample(inputs, seeds, out);
+  uint32_t* next = words + (n_rows + kGroupBf16) * program.head(kHeadRowFloats) * program.pieces();
+  Tile{program, n_rows, floats, words, next, parallel}.sample(inputs, seeds, out);
 }
 
 }  // namespace GP_ISA
