@@ -1,10 +1,10 @@
-"""What products in bfloat16, and kernels instead of torch, do to actions and scores.
+"""What bfloat16, float32 in pieces of it, and torch instead of kernels do to actions and scores.
 
     python experiments/speed/precision.py
 
 Differences from float32 kernels with the same seeds, over the range of the actions in the training
 data, for 256 random observations within the data's range; and the scores of two shipped policies
-with all three on 100 starts. Writes precision.csv.
+with all of them on 100 starts. Writes precision.csv.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ HERE = Path(__file__).parent
 POLICIES = ("pusht-flow", "pusht-diffusion", "pusht-consistency", "maze2d-umaze-flow")
 
 
-VARIANTS = {"bf16": ("require", "bf16"), "torch": ("off", "fp32")}
+VARIANTS = {
+    "bf16": ("require", "bf16"),
+    "bf16x3": ("require", "bf16x3"),
+    "torch": ("off", "fp32"),
+}
 """What is compared with compiled float32: who samples, and the precision of products."""
 
 

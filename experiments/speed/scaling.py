@@ -10,6 +10,7 @@ scaling.png; `over_native` is the time of the torch loop over that of the compil
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 from collections.abc import Callable
@@ -17,12 +18,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from mlp import ACTION, OBS, measure, policy
+from mlp import ACTION, OBS, PEAK, measure, policy
 from table import save
 from torch import Tensor
 
 import genpolicy as gp
-from genpolicy.ops import backend, peak_gflops
+from genpolicy.ops import backend
 from genpolicy.policies.compiled import compiled_sampler
 
 HERE = Path(__file__).parent
@@ -65,20 +66,21 @@ def in_torch(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
 def row(axis: str, value: int, times: dict[str, list[float]], macs: int) -> dict[str, object]:
     """Return a row of the table."""
     native, other = (statistics.median(times[name]) for name in ("native", "torch"))
-    peak = peak_gflops()
-    threads = value if axis == "threads" else 1
+    peak = statistics.median(times[PEAK]) if macs else None
     return {
         "axis": axis,
         "value": value,
         "native_us": f"{1e6 * native:.1f}",
         "torch_us": f"{1e6 * other:.1f}",
         "over_native": f"{other / native:.2f}",
-        "share_of_peak": f"{2e-9 * macs / native / peak / threads:.3f}" if peak and macs else "",
+        "share_of_peak": f"{peak / native:.3f}" if peak else "",
     }
 
 
 def scaling() -> list[dict[str, object]]:
     """Return the rows of all axes, then those of two threads."""
+    import genpolicy_ext
+
     rows: list[dict[str, object]] = []
     grid = [(axis, value) for axis, values in AXES.items() for value in values]
     for axis, value in [*grid, *(("threads, batch " + str(n), 2) for n in (1, 16, 256, 4096))]:
@@ -89,11 +91,14 @@ def scaling() -> list[dict[str, object]]:
         sizes = (case["batch"], case["width"], case["steps"], case["members"])
         found = contenders(*sizes)
         found["torch"] = in_torch(found["torch"])
-        with torch.inference_mode():
-            times = measure(found, SECONDS)
         width = case["width"]
         macs = (2 * ACTION * width + 2 * width * width) * case["batch"] * case["steps"]
-        rows.append(row(axis, value, times, macs * case["members"] // case["threads"]))
+        macs = macs * case["members"] // case["threads"]
+        turns = round(2 * macs / genpolicy_ext.multiply_adds(1))
+        found[PEAK] = functools.partial(genpolicy_ext.multiply_adds, turns)
+        with torch.inference_mode():
+            times = measure(found, SECONDS)
+        rows.append(row(axis, value, times, macs))
         print(*rows[-1].values(), sep="\t", flush=True)
     torch.set_num_threads(1)
     return rows

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from genpolicy.errors import UsageError
 from genpolicy.native import Field, Unsupported, write_program
 from genpolicy.ops import backend
-from genpolicy.ops.program import Program
+from genpolicy.ops.program import PIECES, Header, Precision, Program
 from genpolicy.policies.scheduled import ScheduledRun, check_one_run
 from genpolicy.sampling import Sampler
 from genpolicy.seeding import as_signed
@@ -66,6 +66,16 @@ class CompiledSampler:
     def flops(self) -> int:
         """Floating-point operations of the matrix products of one row."""
         return Program(*self.arguments[:4]).flops
+
+    @property
+    def products(self) -> str:
+        """What the numbers of the program's products are."""
+        head = Program(*self.arguments[:4]).head(Header.PRECISION)
+        return {
+            Precision.FP32: "float32",
+            Precision.BF16: "bfloat16",
+            Precision.BF16X3: f"float32 as sums of {PIECES} numbers in bfloat16",
+        }[Precision(head)]
 
     def is_current(self, policy: DenoisingPolicy) -> bool:
         """Return whether the policy still is what the program was written from."""

@@ -79,6 +79,8 @@ def explain(policy: DenoisingPolicy) -> Explanation:
     """Return what a policy samples, at what cost, and what runs it."""
     reason = why_not_compiled(policy)
     runs = f"in torch: {reason}" if reason else "in compiled operators"
+    if not reason and policy.sampler.precision != "fp32":
+        runs += f", products in {compiled_sampler(policy).products}"
     scheduled = compiled_sampler(policy).scheduled if reason and is_compiled() else None
     if scheduled is not None:
         runs = f"networks in torch, steps in compiled operators: {reason}"

@@ -397,3 +397,13 @@ def test_weights_of_inference_mode_are_sampled_in_torch(monkeypatch):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_observations_of_any_type_and_layout(layout, monkeypatch):
     check(policy(network_options={"width": 16}), monkeypatch, n_rows=6, layout=layout)
+
+
+@needs_kernels
+def test_an_explanation_says_what_products_are_made_in():
+    made = policy(network_options={"width": 16})
+    pieces = "float32 as sums of 3 numbers in bfloat16" if backend().has_matrix_unit else "float32"
+    for precision, text in (("bf16", "bfloat16"), ("bf16x3", pieces)):
+        lines = str(gp.compose.explain(made.with_sampler(precision=precision))).splitlines()
+        assert f"  runs      in compiled operators, products in {text}" in lines
+    assert "  runs      in compiled operators" in str(gp.compose.explain(made)).splitlines()

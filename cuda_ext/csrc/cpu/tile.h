@@ -270,6 +270,26 @@ struct Tile {
     }
   }
 
+  // The networks, one way and the other in turn: weights of the last one are still in the caches. The
+  // instructions of each start with its input.
+  void run_members(int64_t e, const double* factors, const float* seen) {
+    int64_t begin = program.head(kHeadPrologue), end = begin + program.head(kHeadBody);
+    auto is_start = [&](int64_t i) { return program.instruction(i)[kFieldOp] == kOpInput; };
+    while (begin < end) {
+      if (e % 2 == 0) {
+        int64_t next_one = begin + 1;
+        while (next_one < end && !is_start(next_one)) ++next_one;
+        run_all(begin, next_one, e, factors, seen);
+        begin = next_one;
+      } else {
+        int64_t last_one = end - 1;
+        while (last_one > begin && !is_start(last_one)) --last_one;
+        run_all(last_one, end, e, factors, seen);
+        end = last_one;
+      }
+    }
+  }
+
   void evaluate(int64_t e, Draws& draws) {
     const double* factors = program.evaluation(e);
     const int64_t chunk = program.head(kHeadChunk), n = padded(chunk), size = n_rows * n;
@@ -284,8 +304,7 @@ struct Tile {
       for (int64_t r = 0; r < n_rows; ++r)
         for (int64_t k = 0; k < chunk; ++k)
           denoised[r * n + k] += program.vectors[shift + e * chunk + k];
-    const int64_t first = program.head(kHeadPrologue);
-    run_all(first, first + program.head(kHeadBody), e, factors, seen);
+    run_members(e, factors, seen);
     const float lo = static_cast<float>(program.plan[kPlanLow]);
     const float hi = static_cast<float>(program.plan[kPlanHigh]);
     float* before = at(kRegBefore);
