@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from genpolicy.native.pages import on_large_pages
 from genpolicy.ops.program import (
     PIECES,
     VERSION,
@@ -279,7 +280,7 @@ class Builder:
             code=torch.tensor(code, dtype=torch.int64),
             plan=torch.tensor(plan, dtype=torch.float64),
             vectors=torch.cat(self._vectors).float(),
-            weights=torch.cat(self._weights),
+            weights=on_large_pages(torch.cat(self._weights)),
         )
 
     def emit(
