@@ -366,24 +366,6 @@ def test_a_wrong_mode_is_refused(monkeypatch):
         made.sample(observations(made, 1), seeds=[0])
 
 
-@pytest.mark.parametrize("network", ["MLP", "ResidualMLP"])
-def test_products_in_bfloat16_are_close_with_either_implementation(network, monkeypatch):
-    full = policy(network=network, network_options={"width": 64}, **INSIDE)
-    low = full.with_sampler(precision="bf16")
-    obs, seeds = observations(full, 40), list(range(40))
-    exact_actions = in_torch(full, obs, seeds, monkeypatch)
-    span = float(exact_actions.max() - exact_actions.min())
-    for actions in (low.sample(obs, seeds=seeds), in_torch(low, obs, seeds, monkeypatch)):
-        error = (actions - exact_actions).abs()
-        assert 0.0 < float(error.max()) < 0.03 * span
-        assert float(error.mean()) < 2e-3 * span
-    reference = exact(low, obs, seeds)
-    if why_not_compiled(low) == "":
-        torch.testing.assert_close(
-            low.sample(obs, seeds=seeds).double(), reference, atol=0.01 * span, rtol=0
-        )
-
-
 @needs_kernels
 def test_weights_of_inference_mode_are_sampled_in_torch(monkeypatch):
     with torch.inference_mode():
@@ -397,13 +379,3 @@ def test_weights_of_inference_mode_are_sampled_in_torch(monkeypatch):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_observations_of_any_type_and_layout(layout, monkeypatch):
     check(policy(network_options={"width": 16}), monkeypatch, n_rows=6, layout=layout)
-
-
-@needs_kernels
-def test_an_explanation_says_what_products_are_made_in():
-    made = policy(network_options={"width": 16})
-    pieces = "float32 as sums of 3 numbers in bfloat16" if backend().has_matrix_unit else "float32"
-    for precision, text in (("bf16", "bfloat16"), ("bf16x3", pieces)):
-        lines = str(gp.compose.explain(made.with_sampler(precision=precision))).splitlines()
-        assert f"  runs      in compiled operators, products in {text}" in lines
-    assert "  runs      in compiled operators" in str(gp.compose.explain(made)).splitlines()

@@ -357,7 +357,8 @@ void sample_rows(const Program& program, const float* inputs, const int64_t* see
                  int64_t n_rows, float* floats, uint32_t* words, Parallel parallel) {
   const int64_t most = program.has_convolutions() ? kTileRows : n_rows;
   const MatrixUnit unit(program.is_bf16(), most, program.pieces());
-  uint32_t* next = words + (n_rows + kGroupBf16) * program.head(kHeadRowFloats) * program.pieces();
+  const int64_t n_words = (n_rows + kGroupBf16) * program.head(kHeadRowFloats) * program.pieces();
+  uint32_t* next = words ? words + n_words : nullptr;
   Tile{program, n_rows, floats, words, next, parallel}.sample(inputs, seeds, out);
 }
 
