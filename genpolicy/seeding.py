@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from array import array
+from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
-__all__ = ["as_signed", "derive_seed", "fresh_seeds", "generator_from"]
+__all__ = ["bits_of", "derive_seed", "fresh_seeds", "generator_from"]
+
+_HALF, _ALL = 1 << 63, 1 << 64
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -31,9 +37,19 @@ def fresh_seeds(n: int) -> list[int]:
     return [secrets.randbits(63) for _ in range(n)]
 
 
-def as_signed(seed: int) -> int:
-    """Return the signed integer with the bits of a seed in [0, 2**64), as tensors hold seeds."""
-    return seed - (1 << 64) if seed >= 1 << 63 else seed
+def bits_of(seeds: Sequence[int]) -> Int64[Tensor, " n"]:
+    """Return the bits of seeds in [-2**63, 2**64) as a tensor of signed integers, on the host.
+
+    ``torch.tensor`` looks at a list for what it may hold, which takes as long as the rest of a
+    policy's Python.
+
+    Raises:
+        OverflowError: for a seed outside of that range.
+    """
+    if not seeds:
+        return torch.zeros(0, dtype=torch.int64)
+    signed = array("q", [seed - _ALL if _HALF <= seed < _ALL else seed for seed in seeds])
+    return torch.frombuffer(signed, dtype=torch.int64)
 
 
 def generator_from(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -1,8 +1,9 @@
 """Seeds are fixed functions of their parts."""
 
+import pytest
 import torch
 
-from genpolicy.seeding import derive_seed, fresh_seeds, generator_from
+from genpolicy.seeding import bits_of, derive_seed, fresh_seeds, generator_from
 
 
 def test_seeds_are_fixed_across_versions_and_processes():
@@ -30,3 +31,17 @@ def test_generators_repeat():
 
 def test_fresh_seeds_differ():
     assert len(set(fresh_seeds(50))) == 50
+
+
+def test_bits_of_seeds_are_those_of_signed_integers():
+    found = bits_of([0, 2**63 - 1, 2**63, 2**64 - 1, -1])
+    assert found.tolist() == [0, 2**63 - 1, -(2**63), -1, -1]
+    assert found.dtype == torch.int64
+    assert bits_of([]).shape == (0,)
+    assert bits_of(range(3)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_seeds_beyond_64_bits_are_refused(seed):
+    with pytest.raises(OverflowError):
+        bits_of([seed])

@@ -41,8 +41,8 @@ def check_obs(obs: Obs, spec: TaskSpec, seeds: Sequence[int] | None, *, who: str
     Raises:
         UsageError: naming ``who`` and the key, the shape that was got and the shape expected.
     """
-    missing = sorted(set(spec.obs_shapes) - set(obs))
-    if missing:
+    if not spec.obs_shapes.keys() <= obs.keys():
+        missing = sorted(set(spec.obs_shapes) - set(obs))
         raise UsageError(
             f"{who}: observation keys {missing} are missing; got {sorted(obs)}, "
             f"task {spec.task!r} has {sorted(spec.obs_shapes)}"

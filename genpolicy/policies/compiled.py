@@ -22,7 +22,7 @@ from genpolicy.ops import backend
 from genpolicy.ops.program import PIECES, Header, Precision, Program
 from genpolicy.policies.scheduled import ScheduledRun, check_one_run
 from genpolicy.sampling import Sampler
-from genpolicy.seeding import as_signed
+from genpolicy.seeding import bits_of
 from genpolicy.shapes import Chunk, Obs
 
 if TYPE_CHECKING:
@@ -94,7 +94,9 @@ class CompiledSampler:
         device = self.arguments[2].device
         parts = [_flat(obs[key], n_rows, device) for key in self.keys]
         inputs = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        numbers = torch.tensor([as_signed(seed) for seed in seeds], device=device)
+        numbers = bits_of(seeds)
+        if device.type != "cpu":
+            numbers = numbers.to(device)
         out = _run(inputs, numbers, *self.arguments)
         return out.view(n_rows, *self.chunk)
 

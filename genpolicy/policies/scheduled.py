@@ -27,7 +27,7 @@ from genpolicy.sampling import (
     class_of,
     plan,
 )
-from genpolicy.seeding import as_signed
+from genpolicy.seeding import bits_of
 from genpolicy.shapes import Chunk
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class ScheduledRun:
             noise: has the draws ``self.draws``; its device and type are those of the sample.
         """
         if noise is None and self.recordings is not None:
-            bits = torch.tensor([as_signed(seed) for seed in seeds], device=policy.device)
+            bits = bits_of(seeds).to(policy.device)
             return self.recordings({**obs, _SEEDS: bits}, functools.partial(self._recorded, policy))
         seen = zip(self.sources, self._fixed, strict=True)
         conds = [source.encoder(_seen(source, fixed, obs)) for source, fixed in seen]

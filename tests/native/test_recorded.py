@@ -11,7 +11,6 @@ from genpolicy.policies.compiled import compiled_sampler
 from genpolicy.policies.explanation import explain
 from genpolicy.policies.recorded import CudaRecorder, Recordings
 from genpolicy.policies.scheduled import ScheduledRun
-from genpolicy.seeding import as_signed
 from tests.native.cases import in_torch, needs_kernels, observations, policy
 from tests.native.test_policies import RULES
 
@@ -166,10 +165,6 @@ def test_a_result_is_kept_while_others_are_computed():
     first = recordings({"x": torch.ones(2)}, lambda given: given["x"] + 1.0)
     recordings({"x": torch.zeros(2)}, lambda given: given["x"] + 1.0)
     assert first.tolist() == [2.0, 2.0]
-
-
-def test_seeds_of_64_bits():
-    assert [as_signed(s) for s in (0, 2**63 - 1, 2**63, 2**64 - 1)] == [0, 2**63 - 1, -(2**63), -1]
 
 
 @pytest.mark.gpu
