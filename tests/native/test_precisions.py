@@ -5,6 +5,8 @@ import torch
 
 import genpolicy as gp
 from genpolicy.ops import backend
+from genpolicy.ops.program import Header, Precision
+from genpolicy.policies import compiled
 from genpolicy.policies.compiled import why_not_compiled
 from tests.native.cases import assert_as_close, exact, in_torch, needs_kernels, observations, policy
 
@@ -43,6 +45,17 @@ def test_numbers_in_pieces_are_as_exact_as_float32(network, monkeypatch):
         torch.testing.assert_close(exact(made, seen, seeds), truth, atol=1e-9, rtol=1e-9)
         reference = in_torch(full, seen, seeds, monkeypatch)
         assert_as_close(made.sample(seen, seeds=seeds), reference, truth)
+
+
+@needs_kernels
+def test_on_a_cuda_device_numbers_are_in_one_piece(monkeypatch):
+    made = policy(network_options={"width": 16}).with_sampler(precision="bf16x3")
+    monkeypatch.setattr(compiled, "_check_devices", lambda devices: None)
+    monkeypatch.setattr(compiled, "_on_host", lambda policy: policy)
+    monkeypatch.setattr(type(made), "device", property(lambda policy: torch.device("cuda", 0)))
+    code, _, _, weights = compiled.write_policy(made, fields=compiled.fields_of(made))
+    assert int(code[Header.PRECISION]) == Precision.FP32
+    assert weights.dtype == torch.float32
 
 
 @needs_kernels
