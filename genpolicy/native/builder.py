@@ -10,7 +10,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from genpolicy.native.pages import on_large_pages
 from genpolicy.ops.program import (
     PIECES,
     VERSION,
@@ -32,12 +31,6 @@ from genpolicy.ops.program import Precision as Products
 from genpolicy.sampling import Precision
 
 __all__ = ["Builder", "Evaluation", "Limits", "Slot", "Unsupported"]
-
-_PRECISIONS: dict[Precision, Products] = {
-    "fp32": Products.FP32,
-    "bf16": Products.BF16,
-    "bf16x3": Products.BF16X3,
-}
 
 Slot: TypeAlias = tuple[int, int] | float
 """One number that a layer sees: a register and a place in it, or a constant."""
@@ -262,7 +255,7 @@ class Builder:
             Header.BODY: len(self._body),
             Header.EVALUATIONS: len(evaluations),
             Header.MEMBERS: n_members,
-            Header.PRECISION: int(_PRECISIONS[self.precision]),
+            Header.PRECISION: int(Products[self.precision.upper()]),
             Header.CENTER: self.vector(limits.center),
             Header.SPAN: self.vector(limits.span),
             Header.SHIFT: shift,
@@ -280,7 +273,7 @@ class Builder:
             code=torch.tensor(code, dtype=torch.int64),
             plan=torch.tensor(plan, dtype=torch.float64),
             vectors=torch.cat(self._vectors).float(),
-            weights=on_large_pages(torch.cat(self._weights)),
+            weights=torch.cat(self._weights),
         )
 
     def emit(

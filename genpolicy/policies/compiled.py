@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from genpolicy.errors import UsageError
 from genpolicy.native import Field, Unsupported, write_program
+from genpolicy.native.pages import on_large_pages
 from genpolicy.ops import backend
 from genpolicy.ops.program import PIECES, Header, Precision, Program
 from genpolicy.policies.scheduled import ScheduledRun, check_one_run
@@ -192,10 +193,10 @@ def _compile(policy: DenoisingPolicy) -> CompiledSampler:
     tracked = _tracked(policy)
     chunk = (policy.spec.horizon, policy.spec.action_dim)
     code, plan, *numbers = write_policy(policy, fields=fields)
-    numbers = [tensor.to(policy.device) for tensor in numbers]
+    vectors, weights = (tensor.to(policy.device) for tensor in numbers)
     return CompiledSampler(
         reason="",
-        arguments=(code, plan, *numbers, chunk[0] * chunk[1]),
+        arguments=(code, plan, vectors, on_large_pages(weights), chunk[0] * chunk[1]),
         keys=tuple(fields),
         chunk=chunk,
         sampler=policy.sampler,
