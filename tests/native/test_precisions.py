@@ -9,8 +9,7 @@ from genpolicy.ops.program import Header, Precision
 from genpolicy.policies import compiled
 from genpolicy.policies.compiled import why_not_compiled
 from tests.native.cases import assert_as_close, exact, in_torch, needs_kernels, observations, policy
-
-INSIDE = {"path": "LinearPath", "path_options": {"t_min": 0.001, "t_max": 0.999}}
+from tests.native.test_policies import INSIDE
 
 
 @pytest.mark.parametrize("network", ["MLP", "ResidualMLP"])

@@ -111,7 +111,7 @@ def drawn(sizes):
 
 
 @pytest.mark.parametrize("precision", [name for name in RUNNABLE if name != "bf16"])
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=40)
 @given(sizes=SIZES)
 def test_a_program_computes_what_the_module_does(precision, sizes):
     network, n_rows = drawn(sizes)
